@@ -1,0 +1,1 @@
+"""pyvmm: a KVM virtual machine monitor."""

@@ -1,0 +1,1 @@
+"""From a kernel image to a machine that is ready to enter it."""

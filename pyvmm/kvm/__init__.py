@@ -1,0 +1,1 @@
+"""/dev/kvm and nothing else."""

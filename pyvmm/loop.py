@@ -1,0 +1,129 @@
+"""The event loop of one machine: descriptors, timers and calls from other threads."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import os
+import selectors
+import threading
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+READ = selectors.EVENT_READ
+WRITE = selectors.EVENT_WRITE
+
+
+class Timer:
+    """A call that is due at a time; `cancel` may be called on any thread, also after it ran."""
+
+    __slots__ = ("callback",)
+
+    def __init__(self, callback: Callable[[], object]) -> None:
+        self.callback: Callable[[], object] | None = callback
+
+    def cancel(self) -> None:
+        """Do not make the call."""
+        self.callback = None
+
+
+class Timers(Protocol):
+    """What a device needs of the loop: the time and calls at a time. Any thread."""
+
+    def now(self) -> float:
+        """CLOCK_MONOTONIC in seconds."""
+
+    def call_at(self, when: float, callback: Callable[[], object]) -> Timer:
+        """Call back on the loop's thread once `now()` has reached `when`."""
+
+
+class Loop:
+    """Waits for descriptors and timers on the one thread that calls `run`."""
+
+    def __init__(self) -> None:
+        self._selector = selectors.DefaultSelector()
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._selector.register(self._wake, READ, self._woken)
+        self._lock = threading.Lock()
+        self._calls: list[Callable[[], object]] = []
+        self._timers: list[tuple[float, int, Timer]] = []
+        self._order = itertools.count()
+        self._stopped = False
+
+    def close(self) -> None:
+        """Release the loop's own descriptors; those that are watched belong to others."""
+        self._selector.close()
+        os.close(self._wake)
+
+    def now(self) -> float:
+        """CLOCK_MONOTONIC in seconds. Any thread."""
+        return time.monotonic()
+
+    def call_soon(self, callback: Callable[[], object]) -> None:
+        """Call back on the loop's thread as soon as it is free. Any thread."""
+        with self._lock:
+            self._calls.append(callback)
+        os.eventfd_write(self._wake, 1)
+
+    def call_at(self, when: float, callback: Callable[[], object]) -> Timer:
+        """Call back on the loop's thread once `now()` has reached `when` (seconds). Any thread."""
+        timer = Timer(callback)
+        with self._lock:
+            heapq.heappush(self._timers, (when, next(self._order), timer))
+            first = self._timers[0][2] is timer
+        if first:
+            os.eventfd_write(self._wake, 1)
+        return timer
+
+    def watch(self, fd: int, callback: Callable[[], object], events: int = READ) -> None:
+        """Call back whenever `fd` is ready for `events`, in place of an earlier watch of it.
+
+        Any thread. Raises PermissionError for a descriptor that cannot be waited for: a file.
+        """
+        with self._lock:
+            try:
+                self._selector.register(fd, events, callback)
+            except KeyError:
+                self._selector.modify(fd, events, callback)
+
+    def unwatch(self, fd: int) -> None:
+        """Stop watching `fd`; not watching it is no error. Any thread; call it before close()."""
+        with self._lock:
+            if fd in self._selector.get_map():
+                self._selector.unregister(fd)
+
+    def stop(self) -> None:
+        """Make `run` return. Any thread."""
+        self._stopped = True
+        os.eventfd_write(self._wake, 1)
+
+    def run(self) -> None:
+        """Wait and call back until `stop`. The thread that calls it is the loop's."""
+        while not self._stopped:
+            for key, _ in self._selector.select(self._timeout()):
+                key.data()
+            self._run_due()
+        self._stopped = False
+
+    def _woken(self) -> None:
+        os.eventfd_read(self._wake)
+        with self._lock:
+            calls, self._calls = self._calls, []
+        for callback in calls:
+            callback()
+
+    def _timeout(self) -> float | None:
+        with self._lock:
+            while self._timers and self._timers[0][2].callback is None:
+                heapq.heappop(self._timers)
+            return max(self._timers[0][0] - self.now(), 0.0) if self._timers else None
+
+    def _run_due(self) -> None:
+        while True:
+            with self._lock:
+                if not self._timers or self._timers[0][0] > self.now():
+                    return
+                callback = heapq.heappop(self._timers)[2].callback
+            if callback is not None:
+                callback()

@@ -1,0 +1,181 @@
+"""Guest memory: RAM in one or two regions around the hole below 4 GiB, every access checked.
+
+Each region is a shared mapping of a memfd, so that a back end in another process can map it too.
+Pages are allocated by the host when they are first touched, by the guest or by an accessor here.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import re
+import struct
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+
+from pyvmm import layout
+from pyvmm.errors import HostError, MemoryAccessError, UsageError
+
+_SIZE = re.compile(r"(\d+)\s*([KMGT]?)(?:i?B)?", re.IGNORECASE | re.ASCII)
+_UNITS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
+HUGEPAGE = 2 * layout.MIB
+
+
+def parse_size(text: str | int, what: str = "size") -> int:
+    """Turn `512M` or `4G` (powers of 1024; a bare number is bytes) into bytes.
+
+    Raises UsageError, naming `what`, if it is no size.
+    """
+    if isinstance(text, int):
+        return text
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        raise UsageError(f"{what} must be a number with K, M, G or T, as in 512M, not {text!r}")
+    return int(match[1]) << _UNITS[match[2].upper()]
+
+
+@dataclass(frozen=True)
+class Region:
+    """`size` bytes of RAM at guest-physical `base`, kept at `offset` of the memfd `fd`."""
+
+    base: int
+    size: int
+    fd: int
+    offset: int
+    view: memoryview
+
+    @property
+    def end(self) -> int:
+        """The first address past the region."""
+        return self.base + self.size
+
+
+def split_around_hole(size: int) -> list[tuple[int, int]]:
+    """Where `size` bytes of RAM lie: (base, size) pairs, below the hole and from 4 GiB on."""
+    low = min(size, layout.HOLE)
+    high = size - low
+    return [(0, low)] + ([(layout.HOLE_END, high)] if high else [])
+
+
+class GuestMemory:
+    """All RAM of one guest. Its accessors may be called on any thread while it is open.
+
+    They raise MemoryAccessError unless the access lies wholly inside one region. Addresses are
+    guest-physical, integers little-endian.
+    """
+
+    def __init__(self, size: int, *, hugepages: bool = False, prealloc: bool = False) -> None:
+        """Reserve `size` bytes (a multiple of 4 KiB; of 2 MiB with `hugepages`).
+
+        `hugepages` takes them from the host's hugetlb pool, `prealloc` allocates every page now.
+        Raises UsageError for an impossible size, HostError if the host has not that much.
+        """
+        unit = HUGEPAGE if hugepages else layout.PAGE
+        if size < layout.MIB or size % unit:
+            raise UsageError(f"Memory must be at least 1M and a multiple of {unit >> 10}K")
+        self.size = size
+        self.fd = os.memfd_create("pyvmm", os.MFD_CLOEXEC | (os.MFD_HUGETLB if hugepages else 0))
+        self.regions: list[Region] = []
+        self._mappings: list[mmap.mmap] = []
+        try:
+            os.ftruncate(self.fd, size)
+            if prealloc:
+                os.posix_fallocate(self.fd, 0, size)
+            offset = 0
+            for base, length in split_around_hole(size):
+                mapping = mmap.mmap(self.fd, length, mmap.MAP_SHARED, offset=offset)
+                self._mappings.append(mapping)
+                self.regions.append(Region(base, length, self.fd, offset, memoryview(mapping)))
+                offset += length
+        except (OSError, ValueError) as error:
+            self.close()
+            kind = "hugepages" if hugepages else "memory"
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise HostError(f"The host has not {size >> 20} MiB of {kind}: {reason}") from error
+
+    def close(self) -> None:
+        """Give the memory back; a view that somebody still holds keeps its region mapped."""
+        for region in self.regions:
+            region.view.release()
+        for mapping in self._mappings:
+            with suppress(BufferError):
+                mapping.close()
+        self.regions.clear()
+        self._mappings.clear()
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    def discard(self) -> None:
+        """Make every byte zero and return the pages to the host."""
+        for mapping in self._mappings:
+            mapping.madvise(mmap.MADV_REMOVE)
+
+    def region_at(self, address: int, length: int) -> Region:
+        """The region that holds all `length` bytes at `address`."""
+        for region in self.regions:
+            if region.base <= address and length >= 0 and address + length <= region.end:
+                return region
+        raise MemoryAccessError(address, length)
+
+    def view(self, address: int, length: int) -> memoryview:
+        """The guest's own bytes, without a copy: writes to the view are writes to RAM."""
+        region = self.region_at(address, length)
+        start = address - region.base
+        return region.view[start : start + length]
+
+    def read(self, address: int, length: int) -> bytes:
+        """A copy of `length` bytes."""
+        return bytes(self.view(address, length))
+
+    def write(self, address: int, data: bytes | bytearray | memoryview) -> None:
+        """Copy `data` into RAM."""
+        self.view(address, len(data))[:] = data
+
+    def u8(self, address: int) -> int:
+        """The byte at `address`."""
+        return self.view(address, 1)[0]
+
+    def u16(self, address: int) -> int:
+        """The 16-bit integer at `address`."""
+        return int.from_bytes(self.view(address, 2), "little")
+
+    def u32(self, address: int) -> int:
+        """The 32-bit integer at `address`."""
+        return int.from_bytes(self.view(address, 4), "little")
+
+    def u64(self, address: int) -> int:
+        """The 64-bit integer at `address`."""
+        return int.from_bytes(self.view(address, 8), "little")
+
+    def write_u8(self, address: int, value: int) -> None:
+        """Store a byte."""
+        self.write(address, struct.pack("<B", value))
+
+    def write_u16(self, address: int, value: int) -> None:
+        """Store a 16-bit integer."""
+        self.write(address, struct.pack("<H", value))
+
+    def write_u32(self, address: int, value: int) -> None:
+        """Store a 32-bit integer."""
+        self.write(address, struct.pack("<I", value))
+
+    def write_u64(self, address: int, value: int) -> None:
+        """Store a 64-bit integer."""
+        self.write(address, struct.pack("<Q", value))
+
+    def touched(self) -> Iterator[tuple[int, int]]:
+        """(address, length) of every run of pages that the host has allocated, in order."""
+        for region in self.regions:
+            at, end = region.offset, region.offset + region.size
+            while True:
+                try:
+                    at = os.lseek(self.fd, at, os.SEEK_DATA)
+                except OSError:  # ENXIO: nothing but holes from here on
+                    break
+                if at >= end:
+                    break
+                stop = min(os.lseek(self.fd, at, os.SEEK_HOLE), end)
+                yield region.base + at - region.offset, stop - at
+                at = stop

@@ -1,0 +1,5 @@
+"""Names the cffi build to setuptools, which takes it from nowhere else."""
+
+from setuptools import setup
+
+setup(cffi_modules=["pyvmm/kvm/_build.py:ffibuilder"])
