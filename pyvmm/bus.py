@@ -47,7 +47,7 @@ class Window:
         """Let reads inside `data`, at `offset`, be answered with it until it is withdrawn."""
 
     def publish_counter(self, offset: int, size: int, hz: int, bits: int) -> None:
-        """Let `size`-byte reads at `offset` give CLOCK_MONOTONIC in ticks of `hz`, modulo 2^bits."""
+        """Let `size`-byte reads at `offset` give CLOCK_MONOTONIC in ticks of `hz`, mod 2^bits."""
 
     def withdraw(self, offset: int) -> None:
         """Let reads of what was published at `offset` reach the device again."""
