@@ -1,0 +1,105 @@
+"""How a guest's run can end: what Machine.wait() returns.
+
+`status` is the exit status that `pyvmm run` makes of it.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+SUCCESS, DIED, PANICKED = 0, 3, 4
+
+
+class PoweredOff(NamedTuple):
+    """The guest powered itself off through ACPI S5."""
+
+    @property
+    def status(self) -> int:
+        """0."""
+        return SUCCESS
+
+
+class Reset(NamedTuple):
+    """The guest reset itself and the machine was told not to start again."""
+
+    @property
+    def status(self) -> int:
+        """0."""
+        return SUCCESS
+
+
+class Quit(NamedTuple):
+    """The user or the program ended the machine."""
+
+    @property
+    def status(self) -> int:
+        """0."""
+        return SUCCESS
+
+
+class DebugExit(NamedTuple):
+    """The guest wrote `value` to the debug exit port."""
+
+    value: int
+
+    @property
+    def status(self) -> int:
+        """QEMU's isa-debug-exit: (value << 1) | 1, of which a process can give 8 bits."""
+        return (self.value << 1 | 1) & 0xFF
+
+
+class GuestPanic(NamedTuple):
+    """The guest's kernel panicked; `message` is what it said, `source` who told: the serial
+    console or pvpanic."""
+
+    message: str
+    source: str
+
+    @property
+    def status(self) -> int:
+        """4."""
+        return PANICKED
+
+
+class TripleFault(NamedTuple):
+    """vCPU `cpu` could not deliver a double fault."""
+
+    cpu: int
+
+    @property
+    def status(self) -> int:
+        """3."""
+        return DIED
+
+
+class EntryFailed(NamedTuple):
+    """The CPU refused to run vCPU `cpu`: `reason` is the hardware's own code, or an errno."""
+
+    cpu: int
+    reason: int
+
+    @property
+    def status(self) -> int:
+        """3."""
+        return DIED
+
+
+class EmulationFailed(NamedTuple):
+    """KVM could not go on with vCPU `cpu`: `suberror` is a KVM_INTERNAL_ERROR_*.
+
+    `instruction` holds the bytes that it could not emulate, if it told.
+    """
+
+    cpu: int
+    suberror: int
+    instruction: bytes
+
+    @property
+    def status(self) -> int:
+        """3."""
+        return DIED
+
+
+End = (
+    PoweredOff | Reset | Quit | DebugExit | GuestPanic | TripleFault | EntryFailed | EmulationFailed
+)

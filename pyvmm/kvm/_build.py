@@ -1,0 +1,67 @@
+"""Builds pyvmm._native: csrc/ and the constants and structures of the system's <linux/kvm.h>."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import zlib
+from pathlib import Path
+
+from cffi import FFI
+
+ROOT = Path(__file__).resolve().parents[2]
+CSRC = ROOT / "csrc"
+NATIVE_H = CSRC / "native.h"
+CDEF_H = Path(__file__).with_name("_cdef.h")
+CFLAGS = [
+    "-std=gnu11",
+    "-O2",
+    "-Wall",
+    "-Wextra",
+    "-Werror",
+    "-fstack-protector-strong",
+    "-U_FORTIFY_SOURCE",
+    "-D_FORTIFY_SOURCE=2",
+]
+# What cffi generates is not written to these warnings.
+GENERATED = ["-Wno-unused-parameter", "-Wno-missing-field-initializers", "-Wno-sign-compare"]
+
+
+def capabilities() -> str:
+    """A cdef line for every KVM_CAP_ that the system's header names."""
+    macros = subprocess.run(
+        [os.environ.get("CC", "cc"), "-dM", "-E", "-x", "c", "-include", "linux/kvm.h", os.devnull],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    names = sorted(set(re.findall(r"^#define (KVM_CAP_\w+) \d+$", macros, re.MULTILINE)))
+    return "".join(f"#define {name} ...\n" for name in names)
+
+
+def stamp() -> int:
+    """Identifies the declarations that the extension was built from; native.py compares it."""
+    return zlib.crc32(NATIVE_H.read_bytes() + CDEF_H.read_bytes())
+
+
+ffibuilder = FFI()
+ffibuilder.cdef("struct kvm_run;\n" + NATIVE_H.read_text())
+ffibuilder.cdef(CDEF_H.read_text() + capabilities())
+ffibuilder.cdef("#define PV_STAMP ...")
+ffibuilder.set_source(
+    "pyvmm._native",
+    f"""
+    #include <linux/kvm.h>
+    #include <stdint.h>
+    #include "native.h"
+    #define PV_STAMP {stamp()}u
+    """,
+    sources=[os.path.relpath(path, Path.cwd()) for path in sorted(CSRC.glob("*.c"))],
+    include_dirs=[str(CSRC)],
+    extra_compile_args=CFLAGS + GENERATED,
+    extra_link_args=["-pthread", "-Wl,-z,relro,-z,now"],
+)
+
+if __name__ == "__main__":
+    ffibuilder.compile(verbose=True)

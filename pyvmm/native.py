@@ -1,0 +1,34 @@
+"""The compiled extension, checked to be the one that belongs to these sources."""
+
+from __future__ import annotations
+
+import os
+import zlib
+from typing import Any
+
+from pyvmm.errors import HostError
+
+try:
+    from pyvmm import _native
+except ImportError as error:
+    raise HostError(f"pyvmm's C extension is not built ({error}); run `make build`") from None
+
+ffi: Any = _native.ffi
+lib: Any = _native.lib
+
+
+def _check_stamp() -> None:
+    package = os.path.dirname(__file__)
+    try:
+        with (
+            open(os.path.join(package, "../csrc/native.h"), "rb") as native_h,
+            open(os.path.join(package, "kvm/_cdef.h"), "rb") as cdef_h,
+        ):
+            stamp = zlib.crc32(native_h.read() + cdef_h.read())
+    except FileNotFoundError:
+        return  # an installed package: its extension was built with it
+    if stamp != lib.PV_STAMP:
+        raise HostError("pyvmm's C extension is older than its sources; run `make build`")
+
+
+_check_stamp()
