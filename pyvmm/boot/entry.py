@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """The first vCPU's state at the kernel's entry; registers not named here are zero.
 
     `long_mode`: 64-bit code with paging, the first 4 GiB mapped to themselves (x86/boot.rst,

@@ -175,7 +175,7 @@ class Vcpu(Handle):
         rest = list(indices)
         while rest:
             chunk = rest[:MSRS_PER_CALL]
-            table = _msr_table({index: 0 for index in chunk})
+            table = _msr_table(dict.fromkeys(chunk, 0))
             done = call(self.fd, "KVM_GET_MSRS", table, f"vCPU {self.index}")
             values |= {entry.index: entry.data for entry in table.entries[0:done]}
             # KVM stops at the first that it refuses: leave it out and go on behind it.
@@ -240,7 +240,7 @@ def _msr_table(values: Mapping[int, int]) -> Any:
 
 
 def segment(selector: int, type_: int, *, long_mode: bool = False) -> dict[str, int]:
-    """A flat 4 GiB code or data segment, for sregs: `type_` as in the descriptor (SDM 3A §3.4.5)."""
+    """A flat 4 GiB segment for sregs; `type_` as in the descriptor (SDM volume 3A §3.4.5.1)."""
     return {
         "selector": selector,
         "type": type_,
