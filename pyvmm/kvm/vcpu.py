@@ -62,7 +62,7 @@ class Vcpu(Handle):
     def __init__(self, fd: int, index: int, mmap_size: int) -> None:
         super().__init__(fd)
         self.index = index
-        self.native = ffi.new("struct pv_vcpu *", {"fd": fd, "run_size": mmap_size})
+        self.native = ffi.new("struct pv_vcpu *", {"fd": fd, "index": index, "run_size": mmap_size})
         error = lib.pv_vcpu_open(self.native)
         if error:
             super().close()
@@ -75,6 +75,19 @@ class Vcpu(Handle):
         super().close()
 
     # ---- running ----
+
+    def enter_thread(self) -> None:
+        """Make the calling thread the one that runs this vCPU and that `kick` interrupts.
+
+        All its other signals are blocked from now on. Raises KvmError.
+        """
+        error = lib.pv_vcpu_enter(self.native)
+        if error:
+            raise KvmError("pthread_sigmask", -error, f"vCPU {self.index}")
+
+    def leave_thread(self) -> None:
+        """Take enter_thread back, before the thread ends."""
+        lib.pv_vcpu_leave(self.native)
 
     def run(self) -> exits.Exit:
         """Run the guest until something is to be decided.
