@@ -17,7 +17,6 @@ from pathlib import Path
 
 from pyvmm.boot.image_file import PIECE, ImageFile
 from pyvmm.boot.unpack import unpack
-from pyvmm.errors import ImageError
 
 LIMIT = 1 << 30  # bytes on disk of all images; the least recently used are deleted above it
 _SETTLED_NS = 2 * 10**9  # a file this old is on a later tick of its clock when it is next written
@@ -39,7 +38,7 @@ def unpacked(
     link = f"{source.identity}-{offset:x}-{length:x}"
     if folder:
         with suppress(OSError):
-            return _open(folder, os.readlink(folder / link), source.name)
+            return _open(folder, (folder / link).readlink(), source.name)
     data = source.read(offset, length)
     if folder:
         from hashlib import sha256
@@ -71,16 +70,14 @@ def _folder() -> Path | None:
     return folder
 
 
-def _open(folder: Path, key: str, name: str) -> ImageFile:
+def _open(folder: Path, key: str | Path, name: str) -> ImageFile:
     fd = os.open(folder / key, os.O_RDONLY | os.O_CLOEXEC)
     with suppress(OSError):
         os.utime(fd)  # used now
-    return ImageFile(fd, name, key)
+    return ImageFile(fd, name, str(key))
 
 
-def _reported(
-    name: str, kind: str, data: bytes, progress: Progress | None
-) -> Iterable[bytes]:
+def _reported(name: str, kind: str, data: bytes, progress: Progress | None) -> Iterable[bytes]:
     done = 0
     for chunk in unpack(name, kind, data):
         done += len(chunk)

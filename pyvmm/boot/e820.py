@@ -52,7 +52,7 @@ def check_free(memory: GuestMemory, name: str, start: int, end: int) -> None:
     if is_free(memory, start, end):
         return
     ram_end = memory.regions[0].end
-    if layout.HIGH_MEMORY <= start and ram_end < end <= layout.HOLE:
+    if start >= layout.HIGH_MEMORY and ram_end < end <= layout.HOLE:
         raise ImageError(
             f"{name} needs at least {-(-end // layout.MIB)} MiB of memory, "
             f"the guest has {memory.size // layout.MIB}"

@@ -51,6 +51,10 @@ class Elf:
         """The first physical address past it."""
         return self.segments[-1].end
 
+    def contains(self, address: int) -> bool:
+        """Whether `address`, physical, is inside a segment."""
+        return any(segment.paddr <= address < segment.end for segment in self.segments)
+
 
 def is_elf(head: bytes) -> bool:
     """Whether `head`, the first bytes of a file, begins an ELF file of any kind."""
@@ -64,6 +68,8 @@ def parse(file: ImageFile) -> Elf:
     do not overlap.
     """
     ident = file.read(0, spec.EI_NIDENT)
+    if not is_elf(ident):
+        raise ImageError(f"{file.name} is no ELF file")
     header = spec.HEADER.get(ident[spec.EI_CLASS])
     if header is None or ident[spec.EI_DATA] != spec.ELFDATA2LSB:
         raise ImageError(f"{file.name} must be a little-endian ELF of 32 or 64 bits")
@@ -71,7 +77,9 @@ def parse(file: ImageFile) -> Elf:
     kind, machine, _, entry, phoff, _, _, _, phentsize, phnum, *_ = fields
     is_64 = ident[spec.EI_CLASS] == spec.ELFCLASS64
     if machine != (spec.EM_X86_64 if is_64 else spec.EM_386):
-        raise ImageError(f"{file.name} is an ELF for another machine (e_machine {machine}), not x86")
+        raise ImageError(
+            f"{file.name} is an ELF for another machine (e_machine {machine}), not x86"
+        )
     if kind not in (spec.ET_EXEC, spec.ET_DYN):
         raise ImageError(f"{file.name} must be an executable ELF (e_type {kind} is not)")
     program_header = spec.PROGRAM_HEADER[ident[spec.EI_CLASS]]

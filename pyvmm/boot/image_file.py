@@ -11,6 +11,8 @@ from types import TracebackType
 from pyvmm.errors import ImageError
 from pyvmm.memory import GuestMemory, Region
 
+AnyPath = str | os.PathLike[str]
+
 PIECE = 64 << 10  # small enough to stay in the processor's cache between read and write
 _ZEROS = bytes(PIECE)
 
@@ -29,7 +31,7 @@ class ImageFile:
         self.size = os.fstat(fd).st_size
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str]) -> ImageFile:
+    def open(cls, path: AnyPath) -> ImageFile:
         """Open `path`; raises ImageError unless it is a readable, regular, non-empty file."""
         name = os.fspath(path)
         try:

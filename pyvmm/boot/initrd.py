@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 from pyvmm import layout
 from pyvmm.boot import e820
-from pyvmm.boot.image_file import ImageFile
+from pyvmm.boot.image_file import AnyPath, ImageFile
 from pyvmm.errors import ImageError
 from pyvmm.memory import GuestMemory
 
@@ -16,7 +15,7 @@ _ALIGN = 4  # early-userspace/buffer-format.rst: an archive starts at a multiple
 
 
 @contextmanager
-def opened(paths: Sequence[str | os.PathLike[str]]) -> Iterator[list[ImageFile]]:
+def opened(paths: Sequence[AnyPath]) -> Iterator[list[ImageFile]]:
     """Open all of them; raises ImageError if one cannot be."""
     with ExitStack() as stack:
         yield [stack.enter_context(ImageFile.open(path)) for path in paths]
@@ -47,7 +46,7 @@ def load_high(
 
 
 def load_low(
-    memory: GuestMemory, paths: Sequence[str | os.PathLike[str]], lowest: int
+    memory: GuestMemory, paths: Sequence[AnyPath], lowest: int
 ) -> Iterator[tuple[int, ImageFile]]:
     """Copy each file to the first free page after `lowest` and the one before; at what address.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import struct
 from collections.abc import Sequence
 
@@ -12,7 +11,7 @@ from pyvmm.boot import linux_spec as spec
 from pyvmm.boot.bzimage import BzImage, SetupHeader, header_of_vmlinux
 from pyvmm.boot.elf import Elf
 from pyvmm.boot.entry import Entry
-from pyvmm.boot.image_file import ImageFile
+from pyvmm.boot.image_file import AnyPath, ImageFile
 from pyvmm.memory import GuestMemory
 
 
@@ -37,7 +36,7 @@ class Vmlinux:
         self._header = header or header_of_vmlinux()
 
     def load(
-        self, memory: GuestMemory, cmdline: str, initrds: Sequence[str], rsdp: int
+        self, memory: GuestMemory, cmdline: str, initrds: Sequence[AnyPath], rsdp: int
     ) -> Entry:
         """See image.KernelImage.load."""
         elf, header = self.elf, self._header
@@ -62,7 +61,7 @@ class SelfUnpacking:
         self.file = image.file
 
     def load(
-        self, memory: GuestMemory, cmdline: str, initrds: Sequence[str], rsdp: int
+        self, memory: GuestMemory, cmdline: str, initrds: Sequence[AnyPath], rsdp: int
     ) -> Entry:
         """See image.KernelImage.load."""
         image, size = self._image, self._image.init_size
@@ -72,9 +71,7 @@ class SelfUnpacking:
         return Entry(rip=address + spec.ENTRY_64, long_mode=True, rsi=layout.BOOT_PARAMS)
 
 
-def _place(
-    memory: GuestMemory, name: str, preferred: int, size: int, header: SetupHeader
-) -> int:
+def _place(memory: GuestMemory, name: str, preferred: int, size: int, header: SetupHeader) -> int:
     """Where to load `size` bytes: as preferred, or as low as possible if that does not fit.
 
     Raises ImageError if there is no place for it below 4 GiB, which is all that is mapped.
@@ -95,7 +92,7 @@ def write_boot_params(
     memory: GuestMemory,
     header: SetupHeader,
     cmdline: str,
-    initrds: Sequence[str | os.PathLike[str]],
+    initrds: Sequence[AnyPath],
     kernel_end: int,
     rsdp: int,
 ) -> None:

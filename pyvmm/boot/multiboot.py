@@ -10,7 +10,7 @@ from pyvmm.boot import arena, e820, initrd
 from pyvmm.boot import multiboot_spec as spec
 from pyvmm.boot.elf import Elf, Segment
 from pyvmm.boot.entry import Entry
-from pyvmm.boot.image_file import ImageFile
+from pyvmm.boot.image_file import AnyPath, ImageFile
 from pyvmm.errors import ImageError
 from pyvmm.memory import GuestMemory
 
@@ -39,8 +39,8 @@ class MultibootImage:
 
     def __init__(self, file: ImageFile, header: Header, elf: Elf | None) -> None:
         """Raises ImageError if it asks for what the specification does not define, or is broken."""
-        unknown = header.flags & spec.REQUIRED & ~(
-            spec.PAGE_ALIGN | spec.MEMORY_INFO | spec.VIDEO_MODE
+        unknown = (
+            header.flags & spec.REQUIRED & ~(spec.PAGE_ALIGN | spec.MEMORY_INFO | spec.VIDEO_MODE)
         )
         if unknown:
             raise ImageError(f"{file.name} requires unknown Multiboot features ({unknown:#x})")
@@ -59,7 +59,7 @@ class MultibootImage:
             raise ImageError(f"{file.name} has its entry at {self.entry:#x}, outside what it loads")
 
     def load(
-        self, memory: GuestMemory, cmdline: str, initrds: Sequence[str], rsdp: int
+        self, memory: GuestMemory, cmdline: str, initrds: Sequence[AnyPath], rsdp: int
     ) -> Entry:
         """See image.KernelImage.load. Each initrd is a module, page-aligned; rsdp is not told."""
         for segment in self.segments:

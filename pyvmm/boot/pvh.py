@@ -9,7 +9,7 @@ from pyvmm.boot import arena, e820, initrd
 from pyvmm.boot import pvh_spec as spec
 from pyvmm.boot.elf import Elf, find_note
 from pyvmm.boot.entry import Entry
-from pyvmm.boot.image_file import ImageFile
+from pyvmm.boot.image_file import AnyPath, ImageFile
 from pyvmm.errors import ImageError
 from pyvmm.memory import GuestMemory
 
@@ -20,8 +20,10 @@ def entry_of(file: ImageFile, elf: Elf) -> int | None:
     if descriptor is None:
         return None
     entry = int.from_bytes(descriptor, "little")
-    if not any(segment.paddr <= entry < segment.end for segment in elf.segments):
-        raise ImageError(f"{file.name} has a PVH entry at {entry:#x}, outside its segments")
+    if entry >= layout.HOLE or not elf.contains(entry):
+        raise ImageError(
+            f"{file.name} has a PVH entry at {entry:#x}, outside its segments below 3 GiB"
+        )
     return entry
 
 
@@ -43,7 +45,7 @@ class PvhImage:
         self._entry = entry
 
     def load(
-        self, memory: GuestMemory, cmdline: str, initrds: Sequence[str], rsdp: int
+        self, memory: GuestMemory, cmdline: str, initrds: Sequence[AnyPath], rsdp: int
     ) -> Entry:
         """See image.KernelImage.load. The initrds become one module, which is what Linux reads."""
         load_segments(memory, self.file, self.elf)

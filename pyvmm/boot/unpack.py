@@ -56,7 +56,9 @@ def unpack(name: str, kind: str, data: bytes) -> Iterator[bytes]:
                 raise ImageError(f"{name} unpacks to more than {LIMIT >> 20} MiB")
             yield chunk
     except ImportError as error:
-        raise Unsupported(f"{name} needs the Python package {error.name} to unpack {kind}") from error
+        raise Unsupported(
+            f"{name} needs the Python package {error.name} to unpack {kind}"
+        ) from error
     except ImageError:
         raise
     except Exception as error:  # each library has its own tree, and all of it means the same
