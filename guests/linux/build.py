@@ -144,7 +144,9 @@ def build() -> None:
     elf = GUESTS / "vmlinux-cloud"
     make(GUESTS / "kernel.bz2", lambda out: _write(out, bz2.compress(elf.read_bytes(), 1)))
     scripts = {name: SOURCE / name for name in ("init", "check")}
-    content = initramfs({"init": scripts["init"], "bin/check": scripts["check"], "bin/busybox": busybox()})
+    content = initramfs(
+        {"init": scripts["init"], "bin/check": scripts["check"], "bin/busybox": busybox()}
+    )
     image = GUESTS / "initramfs.img"
     if image.exists() and image.read_bytes() != content:  # a script was edited
         image.unlink()

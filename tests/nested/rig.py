@@ -77,7 +77,9 @@ class Process:
                     break
         ended = "" if self.status is None else f", it ended with {self.status}"
         seen = self.output[-4000:].decode(errors="replace")
-        raise NestedHostError(f"{pattern!r} did not appear in {timeout:g} s{ended}; at last:\n{seen}")
+        raise NestedHostError(
+            f"{pattern!r} did not appear in {timeout:g} s{ended}; at last:\n{seen}"
+        )
 
     def wait(self, timeout: float = 60.0) -> int:
         """Wait for its end and give its exit status; kills it after `timeout` seconds."""
@@ -132,7 +134,10 @@ class NestedHost:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        tb: TracebackType | None,
     ) -> None:
         self.close()
 
@@ -200,7 +205,11 @@ def qemu_command(l1: Path, emulator: Path, console: Path, channel: int) -> list[
     """How the nested host is started; `channel` is a connected socket for the agent."""
     usr = emulator / "usr"
     return [
-        *(f"{emulator}/lib64/ld-linux-x86-64.so.2", "--library-path", f"{usr}/lib/x86_64-linux-gnu"),
+        *(
+            f"{emulator}/lib64/ld-linux-x86-64.so.2",
+            "--library-path",
+            f"{usr}/lib/x86_64-linux-gnu",
+        ),
         f"{usr}/bin/qemu-system-x86_64",
         *("-L", f"{usr}/share/qemu", "-L", f"{usr}/share/seabios"),
         *("-machine", "q35", "-accel", "tcg,thread=multi,tb-size=1024", "-cpu", "max"),
@@ -264,7 +273,9 @@ def main(arguments: list[str]) -> int:
             return run_here(argv, interactive=False)
         case ["shell", *argv] if os.isatty(0):
             return run_here(argv or ["bash"], interactive=True)
-    print("Usage: rig.py run -- COMMAND…, or on a terminal rig.py shell [COMMAND…]", file=sys.stderr)
+    print(
+        "Usage: rig.py run -- COMMAND…, or on a terminal rig.py shell [COMMAND…]", file=sys.stderr
+    )
     return 2
 
 

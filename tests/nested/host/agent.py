@@ -32,7 +32,9 @@ class Process:
             fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("4H", *spec["tty"], 0, 0))
             files = {"stdin": terminal, "stdout": terminal, "stderr": terminal}
             try:
-                self.popen = subprocess.Popen(["setsid", "--ctty", *spec["argv"]], **files, **options)
+                self.popen = subprocess.Popen(
+                    ["setsid", "--ctty", *spec["argv"]], **files, **options
+                )
             finally:
                 os.close(terminal)
             return
