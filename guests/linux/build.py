@@ -22,6 +22,7 @@ import struct
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import lz4.block
@@ -38,21 +39,21 @@ LZ4_LEGACY_BLOCK = 8 << 20
 
 def run(*command: str | Path, **options: object) -> str:
     """Run a command to its end and give what it printed; raises CalledProcessError."""
-    done = subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE, **options)  # type: ignore[call-overload]
+    done = subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE, **options)
     return str(done.stdout)
 
 
-def make(target: Path, recipe: Callable[[Path], None]) -> Path:
+def make(target: Path, recipe: Callable[[Path], object]) -> Path:
     """Let `recipe` write `target` unless it exists; what is half done never bears that name."""
     if not target.exists():
         print(f"making {target.relative_to(BUILD.parent)}", flush=True)
-        partial = target.with_name(target.name + ".partial")
-        if partial.is_dir():
-            shutil.rmtree(partial)
-        partial.unlink(missing_ok=True)
+        unfinished = target.with_name(target.name + ".partial")
+        if unfinished.is_dir():
+            shutil.rmtree(unfinished)
+        unfinished.unlink(missing_ok=True)
         target.parent.mkdir(parents=True, exist_ok=True)
-        recipe(partial)
-        partial.rename(target)
+        recipe(unfinished)
+        unfinished.rename(target)
     return target
 
 
@@ -68,12 +69,12 @@ def only_one() -> Iterator[None]:
 def package(name: str) -> Path:
     """The files of a Debian package, unpacked and not installed."""
 
-    def recipe(partial: Path) -> None:
-        partial.mkdir()
+    def recipe(folder: Path) -> None:
+        folder.mkdir()
         # As root, apt would download as the user _apt, who may not write here.
-        run("apt-get", "-qq", "-o", "APT::Sandbox::User=root", "download", name, cwd=partial)
-        (archive,) = partial.glob("*.deb")
-        run("dpkg-deb", "-x", archive, partial)
+        run("apt-get", "-qq", "-o", "APT::Sandbox::User=root", "download", name, cwd=folder)
+        (archive,) = folder.glob("*.deb")
+        run("dpkg-deb", "-x", archive, folder)
         archive.unlink()
 
     return make(PACKAGES / name, recipe)
@@ -110,7 +111,7 @@ def unpack_kernel(image: bytes) -> bytes:
 def initramfs(files: Mapping[str, bytes | Path]) -> bytes:
     """A cpio archive in the "newc" format of initramfs-buffer-format.rst, all owned by root."""
     names = {parent for name in files for parent in list(map(str, Path(name).parents))[:-1]}
-    entries: dict[str, tuple[int, bytes]] = {name: (stat.S_IFDIR | 0o755, b"") for name in names}
+    entries: dict[str, tuple[int, bytes]] = dict.fromkeys(names, (stat.S_IFDIR | 0o755, b""))
     for name, content in files.items():
         data = content.read_bytes() if isinstance(content, Path) else content
         entries[name] = (stat.S_IFREG | 0o755, data)
@@ -134,37 +135,36 @@ def busybox() -> Path:
 def build() -> None:
     """Make everything."""
     for flavour in FLAVOURS:
-        root = kernel_package(flavour)
-        (shipped,) = (root / "boot").glob("vmlinuz-*")
-        make(GUESTS / f"vmlinuz-{flavour}", lambda out, src=shipped: shutil.copyfile(src, out))  # type: ignore[misc]
-        make(
-            GUESTS / f"vmlinux-{flavour}",
-            lambda out, src=shipped: out.write_bytes(unpack_kernel(src.read_bytes())),  # type: ignore[misc]
-        )
-    elf = GUESTS / "vmlinux-cloud"
-    make(GUESTS / "kernel.bz2", lambda out: _write(out, bz2.compress(elf.read_bytes(), 1)))
-    scripts = {name: SOURCE / name for name in ("init", "check")}
-    content = initramfs(
-        {"init": scripts["init"], "bin/check": scripts["check"], "bin/busybox": busybox()}
-    )
+        (shipped,) = (kernel_package(flavour) / "boot").glob("vmlinuz-*")
+        make(GUESTS / f"vmlinuz-{flavour}", partial(shutil.copyfile, shipped))
+        make(GUESTS / f"vmlinux-{flavour}", partial(make_elf, shipped))
+    make(GUESTS / "kernel.bz2", make_compressed)
+    files = {"init": SOURCE / "init", "bin/check": SOURCE / "check", "bin/busybox": busybox()}
+    content = initramfs(files)
     image = GUESTS / "initramfs.img"
     if image.exists() and image.read_bytes() != content:  # a script was edited
         image.unlink()
-    make(image, lambda out: _write(out, content))
+    make(image, lambda out: out.write_bytes(content))
     make(GUESTS / "disk.img", make_disk)
 
 
-def make_disk(partial: Path) -> None:
+def make_elf(shipped: Path, out: Path) -> None:
+    """What is inside a bzImage."""
+    out.write_bytes(unpack_kernel(shipped.read_bytes()))
+
+
+def make_compressed(out: Path) -> None:
+    """An ELF kernel compressed as a whole file."""
+    out.write_bytes(bz2.compress((GUESTS / "vmlinux-cloud").read_bytes(), 1))
+
+
+def make_disk(out: Path) -> None:
     """A file system with something to read, made without mounting it."""
-    content = partial.with_suffix(".content")
+    content = out.with_suffix(".content")
     content.mkdir(exist_ok=True)
     (content / "hello.txt").write_text("Hello from the disk\n")
-    run("/sbin/mke2fs", "-q", "-t", "ext4", "-L", "pyvmm", "-d", content, partial, DISK_SIZE)
+    run("/sbin/mke2fs", "-q", "-t", "ext4", "-L", "pyvmm", "-d", content, out, DISK_SIZE)
     shutil.rmtree(content)
-
-
-def _write(path: Path, data: bytes) -> None:
-    path.write_bytes(data)
 
 
 if __name__ == "__main__":

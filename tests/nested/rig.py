@@ -228,8 +228,9 @@ def qemu_command(l1: Path, emulator: Path, console: Path, channel: int) -> list[
 def start() -> NestedHost:
     """Start a nested host, building what it needs if it is not there (as root: two minutes)."""
     sys.path.insert(0, str(TREE / "guests/linux"))
-    import build
     import nested
+
+    import build
 
     with build.only_one():
         l1 = nested.build()
