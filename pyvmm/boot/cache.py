@@ -94,9 +94,9 @@ def _store(folder: Path, key: str, chunks: Iterable[bytes]) -> None:
     try:
         _write_sparse(fd, chunks)
         os.fsync(fd)
-        os.rename(temporary, folder / key)  # noqa: PTH104
+        os.rename(temporary, folder / key)
     except BaseException:
-        os.unlink(temporary)  # noqa: PTH108
+        os.unlink(temporary)
         raise
     finally:
         os.close(fd)
@@ -136,4 +136,4 @@ def _shrink(folder: Path) -> None:
         used += entry_status.st_blocks * _BLOCK
         if used > LIMIT or not Path(path).exists():
             with suppress(OSError):
-                os.unlink(path)  # noqa: PTH108
+                os.unlink(path)

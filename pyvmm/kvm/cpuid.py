@@ -216,10 +216,7 @@ def _set_features(leaves: _Leaves, cpu: int, cpus: int, tsc_deadline: bool) -> N
         ebx=(cpu & 0xFF) << spec.EBX_APIC_ID_SHIFT
         | count << spec.EBX_LOGICAL_COUNT_SHIFT
         | entry.ebx & spec.EBX_BELOW_COUNTS,
-        ecx=entry.ecx & ~spec.ECX_TSC_DEADLINE
-        | spec.ECX_HYPERVISOR
-        | spec.ECX_X2APIC
-        | deadline,
+        ecx=entry.ecx & ~spec.ECX_TSC_DEADLINE | spec.ECX_HYPERVISOR | spec.ECX_X2APIC | deadline,
         edx=entry.edx & ~spec.EDX_HTT | (spec.EDX_HTT if cpus > 1 else 0),
     )
     kvm = leaves.get((spec.KVM_FEATURES, 0))
