@@ -61,7 +61,10 @@ def unpacked(
 def _folder() -> Path | None:
     base = os.environ.get("XDG_CACHE_HOME", "")
     if not base.startswith("/"):  # XDG Base Directory Specification: relative ones are ignored
-        base = os.environ.get("HOME", "") + "/.cache"
+        home = os.environ.get("HOME")
+        base = f"{home}/.cache" if home else ""
+    if not base.startswith("/"):
+        return None
     folder = Path(base, "pyvmm", "kernels")
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
