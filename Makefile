@@ -13,11 +13,11 @@ C_SOURCES := $(wildcard csrc/*.c csrc/*.h bench/*.c guests/*.c guests/*.h)
 RUN := run build/guests/vmlinuz-cloud --initrd build/guests/initramfs.img \
 	--append "console=ttyS0 quiet" --memory 512M --cpus 2
 
-.PHONY: run test test-unit test-kvm test-kvm-slow test-nested lint format guests native bench doctor clean packages
+.PHONY: run test test-unit test-kvm test-kvm-slow test-nested lint format guests build bench doctor clean packages
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
-run: native guests
+run: build guests
 	@if $(PYTHON) -m pyvmm doctor >/dev/null 2>&1; then \
 		exec $(PYTHON) -m pyvmm $(RUN); \
 	else \
@@ -25,21 +25,21 @@ run: native guests
 		exec $(PYTHON) tests/nested/rig.py shell python3 -m pyvmm $(RUN); \
 	fi
 
-doctor: native
+doctor: build
 	@$(PYTHON) -m pyvmm doctor
 
 test: test-unit test-kvm test-kvm-slow test-nested
 
-test-unit: native guests
+test-unit: build guests
 	$(PYTEST) tests/unit tests/style
 
-test-kvm: native guests
+test-kvm: build guests
 	$(PYTEST) tests/kvm
 
-test-kvm-slow: native guests
+test-kvm-slow: build guests
 	PYVMM_NO_FASTPATH=1 $(PYTEST) tests/kvm
 
-test-nested: native guests
+test-nested: build guests
 	$(PYTEST) tests/nested
 
 lint: $(STAMPS)/venv
@@ -56,10 +56,10 @@ format: $(STAMPS)/venv
 guests: $(STAMPS)/venv
 	@$(MAKE) --no-print-directory -C guests PYTHON=$(abspath $(PYTHON))
 
-native: $(STAMPS)/native
+build: $(STAMPS)/build
 
 bench: PACKAGES := bench
-bench: native guests
+bench: build guests
 	$(PYTHON) bench/run.py
 
 clean:
@@ -74,6 +74,6 @@ $(STAMPS)/venv: pyproject.toml setup.py | packages
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@mkdir -p $(STAMPS) && touch $@
 
-$(STAMPS)/native: $(NATIVE_SOURCES) | $(STAMPS)/venv
+$(STAMPS)/build: $(NATIVE_SOURCES) | $(STAMPS)/venv
 	$(PYTHON) setup.py --quiet build_ext --inplace
 	@touch $@
