@@ -73,6 +73,7 @@ struct pv_trace {
 
 struct pv_vcpu {
     int fd;
+    int index;
     struct kvm_run *run;
     uint64_t run_size;
     struct pv_fastpath *fastpath;
@@ -103,7 +104,7 @@ int pv_vcpu_open(struct pv_vcpu *vcpu);
 void pv_vcpu_close(struct pv_vcpu *vcpu);
 
 /* Make the calling thread the one that pv_vcpu_kick interrupts, with every other signal blocked;
- * 0 or -errno. pv_vcpu_leave takes that back. */
+ * and named vcpu<index>; 0 or -errno. pv_vcpu_leave takes that back. */
 int pv_vcpu_enter(struct pv_vcpu *vcpu);
 void pv_vcpu_leave(struct pv_vcpu *vcpu);
 

@@ -47,7 +47,7 @@ class Window:
         """Let reads inside `data`, at `offset`, be answered with it until it is withdrawn."""
 
     def publish_ones(self, offset: int, size: int) -> None:
-        """Let reads inside the `size` bytes at `offset` give all ones, for good."""
+        """Let reads inside the `size` bytes at `offset` be answered with all ones."""
 
     def publish_counter(self, offset: int, size: int, hz: int, bits: int) -> None:
         """Let `size`-byte reads at `offset` give CLOCK_MONOTONIC in ticks of `hz`, mod 2^bits."""
