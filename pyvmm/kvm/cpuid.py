@@ -184,14 +184,12 @@ def _trim_xsave(leaves: _Leaves, bits: _Bits) -> None:
                 if (spec.XSAVE, index) in leaves:
                     leaves[spec.XSAVE, index][register] &= ~(1 << component)
     if main := leaves.get((spec.XSAVE, 0)):
-        main[spec.ECX] = max(
-            spec.XSAVE_LEGACY_SIZE,
-            *(
-                leaf[spec.EBX] + leaf[spec.EAX]
-                for component in spec.XSAVE_COMPONENT_OF
-                if main[spec.EAX] & 1 << component and (leaf := leaves.get((spec.XSAVE, component)))
-            ),
-        )
+        sizes = [
+            leaf[spec.EBX] + leaf[spec.EAX]
+            for component in spec.XSAVE_COMPONENT_OF
+            if main[spec.EAX] & 1 << component and (leaf := leaves.get((spec.XSAVE, component)))
+        ]
+        main[spec.ECX] = max([spec.XSAVE_LEGACY_SIZE, *sizes])
 
 
 def _remove(leaves: _Leaves, function: int) -> None:
