@@ -6,6 +6,7 @@ cores with one thread each; a vCPU's APIC id is its number. Any thread may call 
 
 from __future__ import annotations
 
+import functools
 import struct
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, TypeAlias
@@ -117,6 +118,7 @@ def physical_bits(entries: Iterable[CpuidEntry]) -> int:
 # Features by name. Nothing here runs for a plain `host`.
 
 
+@functools.cache
 def _feature_bits() -> _Bits:
     """Each feature's name and all of its bits."""
     bits: _Bits = {}
