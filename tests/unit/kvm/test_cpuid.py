@@ -239,6 +239,14 @@ def test_xsave_supervisor_state_goes_with_its_features() -> None:
     assert leaves(AMD, model="host,-ibt,-aes")[0xD, 1].ecx == 0x1800
 
 
+def test_supervisor_state_takes_no_room_among_user_state() -> None:
+    lbr_state = CpuidEntry(0xD, 15, 1, 0x328, 0, 1, 0)
+    lbr_feature = CpuidEntry(0x7, 0, 1, 0, 0, 0, 1 << 19)
+    host = [e._replace(ecx=1 << 15) if e[:2] == (0xD, 1) else e for e in AMD]
+    host = [e for e in host if e.function != 7] + [lbr_feature, lbr_state]
+    assert leaves(host, model="host,-avx,-pku")[0xD, 0].ecx == 576
+
+
 @HOSTS
 def test_without_xsave_nothing_of_it_is_left(host: list[CpuidEntry]) -> None:
     found = leaves(host, model="host,-xsave")
