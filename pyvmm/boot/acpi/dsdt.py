@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import functools
+from dataclasses import dataclass
 
 from pyvmm import layout
 from pyvmm.boot.acpi import aml
@@ -21,7 +22,8 @@ OSC_PCIE_CAPABILITY = 1 << 4  # third DWORD: the guest owns the capability struc
 STA_PRESENT = 0b1111  # §6.3.7: present, enabled, shown, working
 
 
-class Board(NamedTuple):
+@dataclass(frozen=True)
+class Board:
     """What differs between machines as ACPI describes them. Addresses and sizes in bytes."""
 
     cpus: int  # local APIC ids and processor UIDs are 0 to cpus - 1
@@ -113,6 +115,7 @@ def _pci_resources(board: Board) -> bytes:
     return aml.resource_template(*windows)
 
 
+@functools.cache
 def _pci_routing() -> bytes:
     """_PRT, §6.2.13: which GSI each slot's INTA to INTD is; wired in rotation, slot by slot."""
     gsis = [aml.integer(gsi) for gsi in layout.PCI_INTX_GSIS]
