@@ -70,6 +70,13 @@ def test_history_is_bounded_and_keeps_the_last(buffer: Buffer) -> None:
     assert buffer.expect(b"last", 0).endswith(b"xlast")
 
 
+def test_expect_finds_its_place_again_after_old_output_is_dropped(buffer: Buffer) -> None:
+    buffer.transmit(b"x" * buffer_module.HISTORY + b"one")
+    buffer.expect(b"one", 0)
+    buffer.transmit(b"two" + b"x" * 600_000)
+    assert buffer.expect(b"two", 0) == b"two"
+
+
 def test_written_input_waits_for_room_and_keeps_its_order(stage: Stage, buffer: Buffer) -> None:
     stage.port.room = 4
     buffer.write(b"root\n")

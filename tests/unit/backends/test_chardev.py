@@ -135,6 +135,17 @@ def test_input_may_be_a_file(stage: Stage, tmp_path: Path, size: int) -> None:
     stage.run(stream.close)
 
 
+def test_a_file_is_read_to_its_end_while_the_guest_takes_it(stage: Stage, tmp_path: Path) -> None:
+    data = os.urandom(50_000)
+    (tmp_path / "in").write_bytes(data)
+    source = os.open(tmp_path / "in", os.O_RDONLY)
+    stream = Stream(stage.loop, source, None, owned=(source,))
+    stream.attach(stage.port)
+    stage.until(lambda: stream._source is None)
+    assert stage.port.received == data
+    stage.run(stream.close)
+
+
 def test_dev_null_as_input_is_its_end(stage: Stage) -> None:
     source = os.open(os.devnull, os.O_RDONLY)
     stream = Stream(stage.loop, source, None, owned=(source,))

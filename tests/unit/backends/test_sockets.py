@@ -118,6 +118,29 @@ def test_a_stalled_guest_goes_on_when_its_client_goes(
         stage.until(lambda: stage.port.received == b"x")
 
 
+def test_a_client_that_only_stops_sending_has_gone_too(
+    stage: Stage, server: UnixServer, path: Path
+) -> None:
+    with connect(path) as client:
+        stage.until(lambda: server._source is not None)
+        server.transmit(bytes(2_000_000))
+        client.shutdown(socket.SHUT_WR)
+        stage.until(lambda: server._source is None)
+        assert stage.port.drains == 1
+        assert server.unsent == 0
+
+
+def test_a_client_may_go_while_its_input_waits(
+    stage: Stage, server: UnixServer, path: Path
+) -> None:
+    stage.port.room = 0
+    with connect(path) as client:
+        client.sendall(b"x")
+        stage.until(lambda: server._input == b"x")
+        server.transmit(bytes(2_000_000))
+    stage.until(lambda: server._source is None)
+
+
 def test_a_dead_socket_is_replaced(stage: Stage, path: Path) -> None:
     dead = socket.socket(socket.AF_UNIX)
     dead.bind(str(path))

@@ -162,6 +162,14 @@ def test_bars_are_told_when_decoding_starts_moves_and_stops(board: Board) -> Non
     assert board.card.commands == [2, 3, 0]
 
 
+def test_bars_that_go_are_told_before_those_that_come(board: Board) -> None:
+    board.outl(3, 0x10, 0xC000_0000)
+    board.outl(3, 0x14, 0xC040)
+    board.outl(3, spec.COMMAND, spec.COMMAND_IO, 2)
+    board.outl(3, spec.COMMAND, spec.COMMAND_MEMORY, 2)
+    assert board.card.told == [(1, 0xC040), (1, None), (0, 0xC000_0000)]
+
+
 @pytest.mark.parametrize("address", [0x0000_0000, 0xFEE0_0000, 0xBFFF_C000, 0xE000_0000])
 def test_a_bar_outside_the_windows_is_not_decoded(board: Board, address: int) -> None:
     board.outl(3, spec.COMMAND, spec.COMMAND_MEMORY, 2)

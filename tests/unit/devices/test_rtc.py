@@ -284,6 +284,13 @@ def test_setting_the_clock_moves_the_alarm(chip: Chip) -> None:
     assert chip.line.level
 
 
+def test_setting_the_clock_raises_nothing(chip: Chip) -> None:
+    chip[A] = 0x20
+    chip[C]
+    chip.set_time([0x20, 0x60, 0x01, 0x02, 0x03, 0x04, 0x05])
+    assert chip[C] == 0x00
+
+
 def test_a_host_clock_that_jumps_back_raises_nothing(chip: Chip) -> None:
     chip[C]
     chip[B] = 0x12
