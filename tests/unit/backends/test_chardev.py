@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -177,6 +178,24 @@ def test_close_releases_every_descriptor_and_watch(stage: Stage, tmp_path: Path)
     stage.run(lambda: None)
     assert open_fds() == before
     assert len(stage.loop._selector.get_map()) == 1
+
+
+def test_close_sends_the_last_output_to_a_reader_who_is_behind(stage: Stage) -> None:
+    pipes = Pipes(stage)
+    data = os.urandom(500_000)
+    got = bytearray()
+
+    def read() -> None:
+        while piece := os.read(pipes.screen, 5000):
+            got.extend(piece)
+
+    pipes.stream.transmit(data)
+    reader = threading.Thread(target=read)
+    reader.start()
+    stage.run(pipes.stream.close)
+    reader.join()
+    assert got == data
+    stage.run(pipes.close)
 
 
 # Files.
