@@ -55,7 +55,7 @@ def fifo_on(uart: Serial, trigger: int = 0) -> None:
     put(uart, FCR, 0x01 | trigger << 6)
 
 
-def test_table_3_reset_state(uart: Serial) -> None:
+def test_table_1_reset_state(uart: Serial) -> None:
     assert [get(uart, at) for at in (IER, IIR, LCR, MCR, LSR)] == [0, 0x01, 0, 0, 0x60]
     assert get(uart, MSR) == 0xB0  # a terminal is connected and has been all along
 
@@ -109,7 +109,7 @@ def test_observer_sees_the_output_before_the_back_end(line: FakeLine, backend: B
     assert seen == [(b"ab", b""), (b"c", b"ab")]
 
 
-# Interrupts, §8.6.5 and table IV.
+# Interrupts, §8.6 and table IV.
 
 
 def test_enabling_etbei_with_thr_empty_raises_the_thr_interrupt(
@@ -199,7 +199,7 @@ def test_data_interrupt_lasts_until_the_fifo_is_empty(uart: Serial, line: FakeLi
     assert get(uart, LSR) == 0x60
 
 
-# FIFOs, §8.6.4.
+# FIFOs, §8.5.
 
 
 def test_without_fifos_there_is_room_for_one_byte(uart: Serial) -> None:
@@ -244,7 +244,7 @@ def test_fcr_without_its_enable_bit_changes_nothing_else(uart: Serial) -> None:
     assert get(uart, IIR) == 0x04
 
 
-# Loopback, §8.6.7.
+# Loopback, §8.8.
 
 
 @pytest.mark.parametrize(
