@@ -120,3 +120,7 @@ void pv_rule_enable(struct pv_rule *rule, int enabled);
 
 /* Move what is posted to `out` (PV_RING_BYTES long); how many bytes. Any thread. */
 uint32_t pv_ring_drain(struct pv_ring *ring, uint8_t *out);
+
+/* The built-in guest: a Multiboot image, see guests/hello.S. */
+extern const unsigned char pv_hello[];
+extern const unsigned int pv_hello_size;

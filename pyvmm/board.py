@@ -13,12 +13,12 @@ from pyvmm import boot, layout
 from pyvmm.boot import acpi, start
 from pyvmm.bus import Bus
 from pyvmm.config import MachineConfig
-from pyvmm.devices import acpi_pm_spec, debugexit, i8042_spec, pci_spec, rtc_spec, serial_spec
+from pyvmm.devices import acpi_pm_spec, debugexit, i8042_spec, pci, pci_spec, rtc_spec, serial_spec
 from pyvmm.devices.acpi_pm import AcpiPm
 from pyvmm.devices.debugexit import DebugExit
 from pyvmm.devices.device import Device
 from pyvmm.devices.i8042 import I8042
-from pyvmm.devices.pci import HostBridge, PciRoot
+from pyvmm.devices.pci import ConfigPorts, HostBridge, PciRoot
 from pyvmm.devices.postcode import DebugConsole, PostCode
 from pyvmm.devices.pvpanic import PvPanic
 from pyvmm.devices.rtc import Rtc
@@ -28,7 +28,7 @@ from pyvmm.fastpath import FastPath
 from pyvmm.fastpath import enabled as fastpath_enabled
 from pyvmm.irq import GsiLine
 from pyvmm.kvm import Kvm, Vcpu, Vm
-from pyvmm.kvm.cpuid import guest_cpuid, parse_cpu_model, phys_bits
+from pyvmm.kvm.cpuid import guest_cpuid, parse_cpu_model, physical_bits
 from pyvmm.kvm.vm import IRQCHIPS
 from pyvmm.loop import Loop
 from pyvmm.memory import GuestMemory
@@ -96,8 +96,8 @@ class Board:
         self.supported_cpuid = self.kvm.supported_cpuid()
         self.cpu_model = parse_cpu_model(self.config.cpu)
         # The top quarter of the guest's physical addresses is the 64-bit PCI window.
-        quarter = 1 << phys_bits(self.supported_cpuid) - 2
-        self.pci_window_64 = (3 * quarter, quarter)
+        quarter = 1 << physical_bits(self.supported_cpuid) - 2
+        self.pci_window64 = (3 * quarter, quarter)
         largest = 3 * quarter - (layout.HOLE_END - layout.HOLE)
         if self.config.memory_size > largest:
             raise UsageError(f"This host allows {largest >> 30}G of memory for a machine")
@@ -152,10 +152,15 @@ class Board:
             width=4,
         )
         self._add(PvPanic("pvpanic", on.panicked), (layout.PVPANIC_PORT, 1))
-        self.pci = PciRoot("PCI", on.reset)
-        self.pci.add(0, HostBridge())
+        self.pci = PciRoot("PCI", [pci.MEMORY_WINDOW, _span(self.pci_window64)])
+        self.pci.add(HostBridge(), 0)
+        self.pci.window = self.mmio.claim(layout.ECAM, layout.ECAM_SIZE, self.pci, width=4)
         self.devices.append(self.pci)
-        self.pci.claim(self.pio, self.mmio)
+        self._add(
+            ConfigPorts("PCI ports", self.pci, on.reset),
+            (layout.PCI_CONFIG_ADDRESS, pci_spec.ADDRESS_SIZE + pci_spec.DATA_SIZE),
+            width=4,
+        )
         for device in self.devices:
             device.reset()
 
@@ -194,7 +199,7 @@ class Board:
             acpi.Board(
                 cpus=self.config.cpus,
                 com_ports=tuple(range(len(self.serials))),
-                pci_window_64=self.pci_window_64,
+                pci_window64=self.pci_window64,
             ),
         )
         self.memory.write(layout.ACPI_TABLES, tables)
@@ -237,6 +242,11 @@ class Board:
         """Hand every device what the exit loop has queued for it. Any thread."""
         if self.fastpath is not None:
             self.fastpath.drain()
+
+
+def _span(window: tuple[int, int]) -> range:
+    base, size = window
+    return range(base, base + size)
 
 
 class PowerOnState:

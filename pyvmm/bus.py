@@ -84,7 +84,7 @@ class Bus:
     def __init__(
         self,
         name: str,
-        make_window: Callable[[Bus, int, int, Device, int], Window] | None = None,
+        make_window: Callable[[Bus, int, Device, int], Window] | None = None,
     ) -> None:
         self.name = name
         self._make_window = make_window
@@ -113,7 +113,7 @@ class Bus:
                 )
         window = Window()
         if self._make_window is not None:
-            window = self._make_window(self, base, size, device, offset)
+            window = self._make_window(self, base, device, offset)
         self._bases.insert(at, base)
         self._claims.insert(at, Claim(base, size, device, offset, width, window))
         return window

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from pyvmm.kvm.vm import Vm
+if TYPE_CHECKING:
+    from pyvmm.kvm.vm import Vm  # devices import this module and must not need the C extension
 
 
 class IrqLine(Protocol):

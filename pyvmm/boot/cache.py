@@ -61,7 +61,10 @@ def unpacked(
 def _folder() -> Path | None:
     base = os.environ.get("XDG_CACHE_HOME", "")
     if not base.startswith("/"):  # XDG Base Directory Specification: relative ones are ignored
-        base = os.environ.get("HOME", "") + "/.cache"
+        home = os.environ.get("HOME")
+        base = f"{home}/.cache" if home else ""
+    if not base.startswith("/"):
+        return None
     folder = Path(base, "pyvmm", "kernels")
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -94,9 +97,9 @@ def _store(folder: Path, key: str, chunks: Iterable[bytes]) -> None:
     try:
         _write_sparse(fd, chunks)
         os.fsync(fd)
-        os.rename(temporary, folder / key)  # noqa: PTH104
+        os.rename(temporary, folder / key)
     except BaseException:
-        os.unlink(temporary)  # noqa: PTH108
+        os.unlink(temporary)
         raise
     finally:
         os.close(fd)
@@ -136,4 +139,4 @@ def _shrink(folder: Path) -> None:
         used += entry_status.st_blocks * _BLOCK
         if used > LIMIT or not Path(path).exists():
             with suppress(OSError):
-                os.unlink(path)  # noqa: PTH108
+                os.unlink(path)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from pyvmm.boot import elf_spec as spec
 from pyvmm.boot.image_file import ImageFile
@@ -13,8 +13,7 @@ _MAX_PROGRAM_HEADERS = 1024  # kernels have five
 _MAX_NOTES = 1 << 20  # bytes; kernels have some 500
 
 
-@dataclass(frozen=True)
-class Segment:
+class Segment(NamedTuple):
     """`filesz` bytes at `offset` of the file, followed in memory by zeros up to `memsz` bytes.
 
     `paddr` is where they belong, guest-physical; `vaddr` where the program expects to see them.
@@ -32,8 +31,7 @@ class Segment:
         return self.paddr + self.memsz
 
 
-@dataclass(frozen=True)
-class Elf:
+class Elf(NamedTuple):
     """An x86 ELF executable: `segments` are its loadable ones, by physical address."""
 
     bits: int

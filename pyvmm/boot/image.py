@@ -117,6 +117,8 @@ def _open_bzimage(
     with ExitStack() as stack:
         stack.enter_context(kernel)
         executable = elf.parse(kernel)
+        if not is_linux(executable):
+            raise ImageError(f"{kernel.name} has something else than a 64-bit Linux inside")
         result: KernelImage
         if protocol == "pvh":
             result = _open_pvh(kernel, executable)

@@ -93,7 +93,8 @@ class ImageFile:
         Raises ImageError if the file is too short, MemoryAccessError outside RAM.
         """
         region = memory.region_at(address, length)
-        if offset + length > self.size:
+        # Seen from a file that was cut off since it was opened, the rest would look like a hole.
+        if offset + length > os.fstat(self.fd).st_size:
             raise self.truncated()
         buffer = bytearray(min(PIECE, length))
         for start, end in self._extents(offset, offset + length):

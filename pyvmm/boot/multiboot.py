@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from pyvmm import layout
 from pyvmm.boot import arena, e820, initrd
@@ -15,8 +15,7 @@ from pyvmm.errors import ImageError
 from pyvmm.memory import GuestMemory
 
 
-@dataclass(frozen=True)
-class Header:
+class Header(NamedTuple):
     """A Multiboot header: its `offset` in the file, its `flags`."""
 
     offset: int

@@ -8,12 +8,16 @@ published.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from itertools import pairwise
 
 from pyvmm import layout
+from pyvmm.bus import Bus
 from pyvmm.devices import pci_spec as spec
 from pyvmm.devices.device import Device
 from pyvmm.errors import UsageError
+
+PORT_WINDOW = range(layout.PCI_IO_WINDOW, layout.PCI_IO_WINDOW + layout.PCI_IO_WINDOW_SIZE)
+MEMORY_WINDOW = range(layout.PCI_WINDOW, layout.PCI_WINDOW + layout.PCI_WINDOW_SIZE)
 
 
 class ConfigSpace:
@@ -64,7 +68,6 @@ class ConfigSpace:
         return offset
 
 
-@dataclass
 class Bar:
     """A window that a function asks for: `size` bytes of memory or of ports.
 
@@ -72,10 +75,11 @@ class Bar:
     root's windows.
     """
 
-    index: int
-    size: int
-    flags: int
-    address: int | None = None
+    def __init__(self, index: int, size: int, flags: int) -> None:
+        self.index = index
+        self.size = size
+        self.flags = flags
+        self.address: int | None = None
 
     @property
     def is_io(self) -> bool:
@@ -179,90 +183,97 @@ class Function:
         if not self.command & (spec.COMMAND_IO if bar.is_io else spec.COMMAND_MEMORY):
             return None
         address = self.config.get(spec.BAR0 + 4 * bar.index, bar.width) & -bar.size
-        windows = [PORT_WINDOW] if bar.is_io else self.windows
+        windows = (PORT_WINDOW,) if bar.is_io else self.windows
         inside = any(w.start <= address and address + bar.size <= w.stop for w in windows)
         return address if inside else None
 
 
-PORT_WINDOW = range(layout.PCI_IO_WINDOW, layout.PCI_IO_WINDOW + layout.PCI_IO_WINDOW_SIZE)
-MEMORY_WINDOW = range(layout.PCI_WINDOW, layout.PCI_WINDOW + layout.PCI_WINDOW_SIZE)
-
-
 class PciRoot(Device):
-    """Bus 0, reached through memory (ECAM): claim layout.ECAM_SIZE bytes, four wide.
+    """Bus 0. `reset_machine` is called with the lock held, on a vCPU's thread (port 0xCF9).
 
-    `windows` are the memory addresses that BARs may take.
+    `windows` are the memory addresses that BARs may take. The offsets of `read` and `write` are
+    those of ECAM: place << 12 | register, where a place is device << 3 | function.
     """
 
-    def __init__(self, name: str, windows: Sequence[range] = (MEMORY_WINDOW,)) -> None:
+    def __init__(
+        self,
+        name: str,
+        reset_machine: Callable[[], object],
+        windows: Sequence[range] = (MEMORY_WINDOW,),
+    ) -> None:
         super().__init__(name)
         self._windows = windows
-        self._functions: dict[int, Function] = {}  # by device << 3 | function
+        self._functions: dict[int, Function] = {}  # by place
+        self._ports = ConfigPorts(self, reset_machine)
 
-    def add(self, function: Function, device: int, number: int = 0) -> None:
-        """Put `function` on the bus as `device`.`number`, before the machine's reset.
+    def add(self, device: int, function: Function, number: int = 0) -> None:
+        """Put `function` on the bus as `device`.`number`, before `claim`.
 
         Raises UsageError if that place is taken or does not exist.
         """
         if not (0 <= device < spec.DEVICES and 0 <= number < spec.FUNCTIONS):
-            raise UsageError(f"A PCI device must be 0 to 31 and its function 0 to 7, not "
-                             f"{device}.{number}")  # fmt: skip
+            raise UsageError(
+                f"A PCI device must be 0 to 31 with functions 0 to 7, not {device}.{number}"
+            )
         place = device * spec.FUNCTIONS + number
         if place in self._functions:
             raise UsageError(f"PCI device {device}.{number} must be free")
-        function.windows = self._windows
-        self._functions[place] = function
         if number:
             first = self._functions.get(place - number)
             if first is None:
                 raise UsageError(f"PCI device {device} must have a function 0 first")
             first.config.data[spec.HEADER_TYPE] |= spec.HEADER_MULTIFUNCTION
+        function.windows = self._windows
+        self._functions[place] = function
+
+    def claim(self, pio: Bus, mmio: Bus) -> None:
+        """Take the configuration ports and ECAM. Raises UsageError if they are not free."""
+        pio.claim(layout.PCI_CONFIG_ADDRESS, spec.PORTS, self._ports, width=spec.WIDTH)
+        self.window = mmio.claim(layout.ECAM, layout.ECAM_SIZE, self, width=spec.WIDTH)
+        places = [-1, *sorted(self._functions), spec.DEVICES * spec.FUNCTIONS]
+        for before, after in pairwise(places):
+            absent = after - before - 1
+            if absent:
+                self.window.publish_ones(
+                    before + 1 << spec.FUNCTION_SHIFT, absent << spec.FUNCTION_SHIFT
+                )
 
     def reset(self) -> None:
-        """Reset all functions and publish the whole bus."""
-        for function in self._functions.values():
+        """Reset all functions and forget the address latch."""
+        self._ports.reset()
+        for place, function in self._functions.items():
             function.reset()
-        absent = 0
-        for place in sorted(self._functions):
-            self._publish_absent(absent, place)
             self.publish(place)
-            absent = place + 1
-        self._publish_absent(absent, spec.DEVICES * spec.FUNCTIONS)
 
     def publish(self, place: int) -> None:
         """Show the exit loop the configuration space at `place`; after every change of it."""
         self.window.publish(place << spec.FUNCTION_SHIFT, bytes(self._functions[place].config.data))
 
     def read(self, offset: int, size: int) -> int:
-        """Answer a read through ECAM."""
+        """Answer a read of configuration space."""
         function = self._functions.get(offset >> spec.FUNCTION_SHIFT)
         if function is None:
             return super().read(offset, size)
         return function.read(offset & spec.CONFIG_SIZE - 1, size)
 
     def write(self, offset: int, size: int, value: int) -> None:
-        """Take a write through ECAM."""
+        """Take a write of configuration space."""
         place = offset >> spec.FUNCTION_SHIFT
         function = self._functions.get(place)
         if function is not None:
             function.write(offset & spec.CONFIG_SIZE - 1, size, value)
             self.publish(place)
 
-    def _publish_absent(self, start: int, end: int) -> None:
-        if end > start:
-            offset, size = start << spec.FUNCTION_SHIFT, (end - start) << spec.FUNCTION_SHIFT
-            self.window.publish_ones(offset, size)
-
 
 class ConfigPorts(Device):
-    """Bus 0, reached through ports 0xCF8 to 0xCFF: claim eight, four wide.
+    """The eight ports that reach the bus, and the reset control register that lies among them.
 
-    Among them lies the reset control register, at 0xCF9: `reset_machine` is called with the lock
-    held, on a vCPU's thread.
+    It shares the root's lock.
     """
 
-    def __init__(self, name: str, root: PciRoot, reset_machine: Callable[[], object]) -> None:
-        super().__init__(name)
+    def __init__(self, root: PciRoot, reset_machine: Callable[[], object]) -> None:
+        super().__init__(root.name)
+        self.lock = root.lock
         self._root = root
         self._reset_machine = reset_machine
         self.reset()
@@ -276,12 +287,10 @@ class ConfigPorts(Device):
         """Answer a read of the address or of what it names."""
         if offset >= spec.DATA:
             target = self._target(offset)
-            if target is not None:
-                with self._root.lock:
-                    return self._root.read(target, size)
-        elif size == spec.ADDRESS_SIZE:
+            return super().read(offset, size) if target is None else self._root.read(target, size)
+        if size == spec.ADDRESS_SIZE:
             return self._address
-        elif offset == spec.RESET_CONTROL and size == 1:
+        if offset == spec.RESET_CONTROL and size == 1:
             return self._reset_control
         return super().read(offset, size)
 
@@ -290,8 +299,7 @@ class ConfigPorts(Device):
         if offset >= spec.DATA:
             target = self._target(offset)
             if target is not None:
-                with self._root.lock:
-                    self._root.write(target, size, value)
+                self._root.write(target, size, value)
         elif size == spec.ADDRESS_SIZE:
             self._address = value & spec.ADDRESS_WRITABLE
         elif offset == spec.RESET_CONTROL and size == 1:

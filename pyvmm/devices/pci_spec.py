@@ -10,7 +10,8 @@ from __future__ import annotations
 ADDRESS = 0
 ADDRESS_SIZE = 4
 DATA = 4
-DATA_SIZE = 4
+PORTS = 8
+WIDTH = 4  # bytes of the widest access
 ADDRESS_ENABLE = 1 << 31
 ADDRESS_WRITABLE = ADDRESS_ENABLE | 0x00FF_FFFC
 ADDRESS_FUNCTION_SHIFT = 8  # bus, device and function above, register below

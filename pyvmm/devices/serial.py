@@ -32,7 +32,7 @@ class CharBackend(Protocol):
     def attach(self, port: Serial) -> None:
         """Learn whose `receive` takes input and whose `drained` is told that all is sent."""
 
-    def write(self, data: bytes) -> None:
+    def transmit(self, data: bytes) -> None:
         """Take all of `data`; what cannot be sent now is kept."""
 
     @property
@@ -179,7 +179,7 @@ class Serial(Device):
         if self._on_output is not None:
             self._on_output(data)
         if self._backend.unsent <= UNSENT_MAX:
-            self._backend.write(data)
+            self._backend.transmit(data)
         elif not self._said_lost:
             self._said_lost = True
             log.warning("%s: output is lost, the host takes none and %d bytes wait",

@@ -18,7 +18,7 @@ class CpuidEntry(NamedTuple):
     """struct kvm_cpuid_entry2 of <asm/kvm.h>: a leaf, its sub-leaf, and the four registers."""
 
     function: int
-    index: int
+    index: int  # type: ignore[assignment]  # the kernel's name for it, though tuples have a method
     flags: int
     eax: int
     ebx: int
@@ -33,10 +33,11 @@ class CpuModel(NamedTuple):
     required: frozenset[str] = frozenset()
 
 
-_Leaves: TypeAlias = dict[tuple[int, int], CpuidEntry]  # by function and index
-_Bit: TypeAlias = tuple[int, int, int, int]  # function, index, register, mask
+# A leaf's four registers, numbered as in spec, and its flags; by function and index.
+_Leaves: TypeAlias = dict[tuple[int, int], list[int]]
+_FLAGS = 4
 
-_REGISTERS = CpuidEntry._fields[3:]  # their names, numbered as in spec
+_Bits: TypeAlias = dict[str, list[tuple[int, int, int, int]]]  # function, index, register, mask
 
 
 def feature_names() -> list[str]:
@@ -85,7 +86,7 @@ def guest_cpuid(
     `brand` is the processor's name, at most 47 ASCII characters of it, where KVM gives none.
     Raises UsageError if the model requires a feature that is not there.
     """
-    leaves = {(entry.function, entry.index): entry for entry in supported}
+    leaves = {(function, index): [*rest, flags] for function, index, flags, *rest in supported}
     _set_features(leaves, cpu, cpus, tsc_deadline)
     _set_caches(leaves, cpus)
     _set_topology(leaves, cpu, cpus)
@@ -93,15 +94,16 @@ def guest_cpuid(
         _set_amd_topology(leaves, cpu, cpus)
     if brand:
         _set_brand(leaves, brand)
-    if model.masked:
-        _mask(leaves, model.masked)
-        _trim_xsave(leaves)
-    for name in sorted(model.required):
-        if not _has(leaves, name, _feature_bits()):
-            raise UsageError(
-                f"The CPU feature {name!r} is not to be had: KVM on this host does not offer it"
-            )
-    return list(leaves.values())
+    if model.masked or model.required:
+        bits = _feature_bits()
+        _mask(leaves, model.masked, bits)
+        _trim_xsave(leaves, bits)
+        for name in sorted(model.required):
+            if not _has(leaves, name, bits):
+                raise UsageError(
+                    f"The CPU feature {name!r} must be one that this host's KVM offers"
+                )
+    return [CpuidEntry(*key, leaf[_FLAGS], *leaf[:_FLAGS]) for key, leaf in leaves.items()]
 
 
 def physical_bits(entries: Iterable[CpuidEntry]) -> int:
@@ -115,9 +117,9 @@ def physical_bits(entries: Iterable[CpuidEntry]) -> int:
 # Features by name. Nothing here runs for a plain `host`.
 
 
-def _feature_bits() -> dict[str, list[_Bit]]:
+def _feature_bits() -> _Bits:
     """Each feature's name and all of its bits."""
-    bits: dict[str, list[_Bit]] = {}
+    bits: _Bits = {}
     for (function, index, register), names in spec.FEATURE_BITS.items():
         for bit, name in enumerate(names.split()):
             if name != ".":
@@ -152,144 +154,119 @@ def _with_dependents(names: Iterable[str]) -> frozenset[str]:
     return frozenset(found)
 
 
-def _mask(leaves: _Leaves, names: Iterable[str]) -> None:
-    table = _feature_bits()
+def _mask(leaves: _Leaves, names: Iterable[str], bits: _Bits) -> None:
     for name in names:
-        for function, index, register, mask in table[name]:
-            entry = leaves.get((function, index))
-            if entry is not None:
-                field = _REGISTERS[register]
-                leaves[function, index] = entry._replace(**{field: getattr(entry, field) & ~mask})
+        for function, index, register, mask in bits[name]:
+            if (function, index) in leaves:
+                leaves[function, index][register] &= ~mask
 
 
-def _has(leaves: _Leaves, name: str, table: dict[str, list[_Bit]]) -> bool:
+def _has(leaves: _Leaves, name: str, bits: _Bits) -> bool:
     """Whether any of the feature's bits is set."""
     return any(
-        (function, index) in leaves
-        and getattr(leaves[function, index], _REGISTERS[register]) & mask
-        for function, index, register, mask in table[name]
+        leaves[function, index][register] & mask
+        for function, index, register, mask in bits[name]
+        if (function, index) in leaves
     )
 
 
-def _trim_xsave(leaves: _Leaves) -> None:
-    """Make leaf 0xD describe no state whose feature is gone. EBX is KVM's: it follows XCR0."""
-    table = _feature_bits()
-    if not _has(leaves, "xsave", table):
-        for key in [key for key in leaves if key[0] == spec.XSAVE]:
-            del leaves[key]
+def _trim_xsave(leaves: _Leaves, bits: _Bits) -> None:
+    """Make leaf 0xD describe no state whose feature is gone. EBX of its sub-leaves 0 and 1, the
+    size of what is enabled, is KVM's to keep.
+    """
+    if not _has(leaves, "xsave", bits):
+        _remove(leaves, spec.XSAVE)
         return
-    size = spec.XSAVE_LEGACY_SIZE
-    gone = 0
     for component, names in spec.XSAVE_COMPONENT_OF.items():
-        if not any(_has(leaves, name, table) for name in names):
+        if not any(_has(leaves, name, bits) for name in names):
             leaves.pop((spec.XSAVE, component), None)
-            gone |= 1 << component
-    main = leaves.get((spec.XSAVE, 0))
-    extended = leaves.get((spec.XSAVE, 1))
-    if main is None:
-        return
-    for (function, component), entry in leaves.items():
-        if function == spec.XSAVE and component < 32 and main.eax & ~gone & 1 << component:
-            if component >= spec.XSAVE_FIRST_COMPONENT:
-                size = max(size, entry.ebx + entry.eax)
-    leaves[spec.XSAVE, 0] = main._replace(eax=main.eax & ~gone, ecx=size)
-    if extended is not None:
-        leaves[spec.XSAVE, 1] = extended._replace(ecx=extended.ecx & ~gone)
+            for index, register in spec.XSAVE_COMPONENTS:
+                if (spec.XSAVE, index) in leaves:
+                    leaves[spec.XSAVE, index][register] &= ~(1 << component)
+    if main := leaves.get((spec.XSAVE, 0)):
+        main[spec.ECX] = max(
+            spec.XSAVE_LEGACY_SIZE,
+            *(
+                leaf[spec.EBX] + leaf[spec.EAX]
+                for component in spec.XSAVE_COMPONENT_OF
+                if main[spec.EAX] & 1 << component and (leaf := leaves.get((spec.XSAVE, component)))
+            ),
+        )
+
+
+def _remove(leaves: _Leaves, function: int) -> None:
+    """Take away all sub-leaves of a leaf; KVM answers zeros for it."""
+    for key in [key for key in leaves if key[0] == function]:
+        del leaves[key]
 
 
 # The features that are the machine's, and the topology.
 
 
-def _update(leaves: _Leaves, function: int, index: int = 0, **registers: int) -> None:
-    """Set registers of a leaf that is there; one that is not stays away."""
-    entry = leaves.get((function, index))
-    if entry is not None:
-        leaves[function, index] = entry._replace(**registers)
-
-
 def _set_features(leaves: _Leaves, cpu: int, cpus: int, tsc_deadline: bool) -> None:
     """What leaf 1 says of this vCPU, and no promise that it has a host CPU of its own."""
-    entry = leaves[spec.FEATURES, 0]
-    count = min(cpus, spec.EBX_LOGICAL_COUNT_MAX)
-    deadline = spec.ECX_TSC_DEADLINE if tsc_deadline else 0
-    leaves[spec.FEATURES, 0] = entry._replace(
-        ebx=(cpu & 0xFF) << spec.EBX_APIC_ID_SHIFT
-        | count << spec.EBX_LOGICAL_COUNT_SHIFT
-        | entry.ebx & spec.EBX_BELOW_COUNTS,
-        ecx=entry.ecx & ~spec.ECX_TSC_DEADLINE
-        | spec.ECX_HYPERVISOR
-        | spec.ECX_X2APIC
-        | deadline,
-        edx=entry.edx & ~spec.EDX_HTT | (spec.EDX_HTT if cpus > 1 else 0),
-    )
-    kvm = leaves.get((spec.KVM_FEATURES, 0))
-    if kvm is not None:
-        leaves[spec.KVM_FEATURES, 0] = kvm._replace(edx=kvm.edx & ~spec.HINTS_REALTIME)
+    leaf = leaves[spec.FEATURES, 0]
+    leaf[spec.EBX] &= spec.EBX_BELOW_COUNTS
+    leaf[spec.EBX] |= min(cpus, spec.EBX_LOGICAL_COUNT_MAX) << spec.EBX_LOGICAL_COUNT_SHIFT
+    leaf[spec.EBX] |= (cpu & spec.EBX_APIC_ID) << spec.EBX_APIC_ID_SHIFT
+    leaf[spec.ECX] |= spec.ECX_HYPERVISOR | spec.ECX_X2APIC
+    leaf[spec.ECX] = _with_bit(leaf[spec.ECX], spec.ECX_TSC_DEADLINE, tsc_deadline)
+    leaf[spec.EDX] = _with_bit(leaf[spec.EDX], spec.EDX_HTT, cpus > 1)
+    if kvm := leaves.get((spec.KVM_FEATURES, 0)):
+        kvm[spec.EDX] &= ~spec.HINTS_REALTIME
+
+
+def _with_bit(value: int, bit: int, on: bool) -> int:
+    return value | bit if on else value & ~bit
 
 
 def _set_caches(leaves: _Leaves, cpus: int) -> None:
     """Caches below level 3 are each core's own, the others the package's."""
-    ids = (1 << (cpus - 1).bit_length()) - 1  # both fields count APIC ids, used or not
-    for (function, index), entry in leaves.items():
-        if function in (spec.CACHES, spec.AMD_CACHES) and entry.eax & spec.CACHE_TYPE:
-            level = entry.eax >> spec.CACHE_LEVEL_SHIFT & spec.CACHE_LEVEL
-            shared = min(ids, spec.CACHE_SHARING_MAX) if level >= spec.SHARED_LEVEL else 0
-            eax = entry.eax & spec.CACHE_BELOW_SHARING | shared << spec.CACHE_SHARING_SHIFT
+    ids = (1 << (cpus - 1).bit_length()) - 1  # the fields count APIC ids, used or not
+    for (function, _), leaf in leaves.items():
+        if function in (spec.CACHES, spec.AMD_CACHES) and leaf[spec.EAX] & spec.CACHE_TYPE:
+            level = leaf[spec.EAX] >> spec.CACHE_LEVEL_SHIFT & spec.CACHE_LEVEL
+            leaf[spec.EAX] &= spec.CACHE_BELOW_SHARING
+            if level >= spec.SHARED_LEVEL:
+                leaf[spec.EAX] |= min(ids, spec.CACHE_SHARING_MAX) << spec.CACHE_SHARING_SHIFT
             if function == spec.CACHES:
-                eax |= min(ids, spec.CACHE_CORES_MAX) << spec.CACHE_CORES_SHIFT
-            leaves[function, index] = entry._replace(eax=eax)
+                leaf[spec.EAX] |= min(ids, spec.CACHE_CORES_MAX) << spec.CACHE_CORES_SHIFT
 
 
 def _set_topology(leaves: _Leaves, cpu: int, cpus: int) -> None:
     """Leaves 0xB and 0x1F: a thread a core, `cpus` cores a package, then an invalid level."""
-    for key in [key for key in leaves if key[0] in (spec.TOPOLOGY, spec.TOPOLOGY_V2)]:
-        del leaves[key]
     levels = (
         (spec.LEVEL_SMT, 0, 1),
         (spec.LEVEL_CORE, (cpus - 1).bit_length(), min(cpus, spec.LEVEL_COUNT_MAX)),
         (spec.LEVEL_INVALID, 0, 0),
     )
     for function in (spec.TOPOLOGY, spec.TOPOLOGY_V2):
-        if leaves[spec.VENDOR, 0].eax < function:
-            return
-        for index, (level, shift, count) in enumerate(levels):
-            leaves[function, index] = CpuidEntry(
-                function=function,
-                index=index,
-                flags=spec.SIGNIFICANT_INDEX,
-                eax=shift,
-                ebx=count,
-                ecx=level << spec.LEVEL_TYPE_SHIFT | index,
-                edx=cpu,
-            )
+        _remove(leaves, function)
+        if leaves[spec.VENDOR, 0][spec.EAX] >= function:
+            for index, (level, shift, count) in enumerate(levels):
+                ecx = level << spec.LEVEL_TYPE_SHIFT | index
+                leaves[function, index] = [shift, count, ecx, cpu, spec.SIGNIFICANT_INDEX]
 
 
 def _follows_amd(leaves: _Leaves) -> bool:
-    vendor = leaves[spec.VENDOR, 0]
-    return struct.pack("<III", vendor.ebx, vendor.edx, vendor.ecx) in spec.AMD_VENDORS
+    leaf = leaves[spec.VENDOR, 0]
+    return struct.pack("<3I", leaf[spec.EBX], leaf[spec.EDX], leaf[spec.ECX]) in spec.AMD_VENDORS
 
 
 def _set_amd_topology(leaves: _Leaves, cpu: int, cpus: int) -> None:
     """The leaves in which AMD counts cores; on Intel they are reserved."""
-    sizes = leaves.get((spec.ADDRESS_SIZES, 0))
-    if sizes is not None:
-        id_size = (cpus - 1).bit_length() & spec.CORE_ID_SIZE
-        cores = min(cpus - 1, spec.CORE_COUNT_MAX)
-        leaves[spec.ADDRESS_SIZES, 0] = sizes._replace(
-            ecx=id_size << spec.CORE_ID_SIZE_SHIFT | cores
-        )
-    features = leaves.get((spec.AMD_FEATURES, 0))
-    if features is not None:
-        legacy = spec.ECX_CMP_LEGACY if cpus > 1 else 0
-        leaves[spec.AMD_FEATURES, 0] = features._replace(
-            ecx=features.ecx & ~spec.ECX_CMP_LEGACY | legacy
-        )
-    _update(leaves, spec.AMD_TOPOLOGY, eax=cpu, ebx=cpu & spec.CORE_ID, ecx=0, edx=0)
+    if sizes := leaves.get((spec.ADDRESS_SIZES, 0)):
+        sizes[spec.ECX] = min(cpus - 1, spec.CORE_COUNT_MAX)
+        sizes[spec.ECX] |= min((cpus - 1).bit_length(), spec.CORE_ID_SIZE) << spec.CORE_ID_SHIFT
+    if features := leaves.get((spec.AMD_FEATURES, 0)):
+        features[spec.ECX] = _with_bit(features[spec.ECX], spec.ECX_CMP_LEGACY, cpus > 1)
+    if topology := leaves.get((spec.AMD_TOPOLOGY, 0)):
+        topology[:_FLAGS] = (cpu, cpu & spec.CORE_ID, 0, 0)
 
 
 def _set_brand(leaves: _Leaves, brand: str) -> None:
-    """Leaves 0x80000002 to 4: 48 bytes of text that end with a NUL."""
-    text = brand.encode("ascii", "replace")[:47].ljust(48, b"\0")
-    for number, function in enumerate(spec.BRAND):
-        registers = struct.unpack_from("<4I", text, 16 * number)
-        _update(leaves, function, **dict(zip(_REGISTERS, registers, strict=True)))
+    """Leaves 0x80000002 to 4: text that ends with a NUL."""
+    text = brand.encode("ascii", "replace")[: spec.BRAND_SIZE - 1].ljust(spec.BRAND_SIZE, b"\0")
+    for function, registers in zip(spec.BRAND, struct.iter_unpack("<4I", text), strict=True):
+        if leaf := leaves.get((function, 0)):
+            leaf[:_FLAGS] = registers

@@ -19,9 +19,9 @@ TOPOLOGY = 0xB
 XSAVE = 0xD
 TOPOLOGY_V2 = 0x1F
 KVM_FEATURES = 0x4000_0001
-AMD_VENDOR = 0x8000_0000  # EAX: the highest extended leaf
 AMD_FEATURES = 0x8000_0001
 BRAND = (0x8000_0002, 0x8000_0003, 0x8000_0004)
+BRAND_SIZE = 48  # bytes, in all registers of the three
 ADDRESS_SIZES = 0x8000_0008
 AMD_CACHES = 0x8000_001D
 AMD_TOPOLOGY = 0x8000_001E
@@ -30,7 +30,7 @@ AMD_TOPOLOGY = 0x8000_001E
 AMD_VENDORS = (b"AuthenticAMD", b"HygonGenuine")
 
 # FEATURES.
-EBX_APIC_ID_SHIFT = 24
+EBX_APIC_ID_SHIFT, EBX_APIC_ID = 24, 0xFF
 EBX_LOGICAL_COUNT_SHIFT = 16
 EBX_LOGICAL_COUNT_MAX = 0xFF
 EBX_BELOW_COUNTS = 0xFFFF  # CLFLUSH line size and brand index
@@ -56,7 +56,7 @@ LEVEL_COUNT_MAX = 0xFFFF  # EBX
 PHYSICAL_BITS = 0xFF  # EAX
 PHYSICAL_BITS_DEFAULT = 36
 CORE_COUNT_MAX = 0xFF  # ECX, AMD: cores less one
-CORE_ID_SIZE_SHIFT, CORE_ID_SIZE = 12, 0xF  # ECX, AMD: bits of the APIC id that number cores
+CORE_ID_SHIFT, CORE_ID_SIZE = 12, 0xF  # ECX, AMD: bits of the APIC id that number cores
 
 # AMD_FEATURES.
 ECX_CMP_LEGACY = 1 << 1
@@ -68,9 +68,9 @@ CORE_ID = 0xFF
 # KVM_FEATURES, EDX: KVM_HINTS_REALTIME promises that vCPUs have host CPUs of their own.
 HINTS_REALTIME = 1 << 0
 
-# XSAVE: sub-leaf 0 has the components of XCR0 in EAX and EDX, 1 those of IA32_XSS in ECX and EDX;
-# from 2 on each describes its component: EAX its size, EBX its offset in bytes.
-XSAVE_FIRST_COMPONENT = 2
+# XSAVE: from sub-leaf 2 on each describes its component: EAX its size, EBX its offset in bytes, 0
+# for one that IA32_XSS enables. ECX of sub-leaf 0 is the size of all that XCR0 may enable.
+XSAVE_COMPONENTS = ((0, EAX), (1, ECX))  # where bits say which there are: XCR0's, IA32_XSS's
 XSAVE_LEGACY_SIZE = 576  # the FXSAVE area and the header, Intel SDM volume 1 §13.4
 XSAVE_COMPONENT_OF = {  # component: it exists for any of these features, SDM volume 1 §13.1
     2: ("avx",),

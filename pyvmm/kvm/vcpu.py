@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -203,7 +204,7 @@ class Vcpu(Handle):
             done = call(self.fd, "KVM_SET_MSRS", _msr_table(chunk), f"vCPU {self.index}")
             if done < len(chunk):
                 refused = list(chunk)[done]
-                raise KvmError("KVM_SET_MSRS", 22, f"vCPU {self.index}, MSR {refused:#x}")
+                raise KvmError("KVM_SET_MSRS", errno.EINVAL, f"vCPU {self.index}, MSR {refused:#x}")
 
     def set_cpuid(self, entries: Sequence[CpuidEntry]) -> None:
         """What CPUID tells this vCPU; before its first run."""
@@ -243,8 +244,15 @@ class Vcpu(Handle):
         call_value(self.fd, "KVM_NMI", 0, f"vCPU {self.index}")
 
     def kvmclock_paused(self) -> None:
-        """Tell the guest that it was stopped, so that its watchdogs stay quiet."""
-        call_value(self.fd, "KVM_KVMCLOCK_CTRL", 0, f"vCPU {self.index}")
+        """Tell the guest that it was stopped, so that its watchdogs stay quiet.
+
+        A guest that does not use kvmclock is not told.
+        """
+        try:
+            call_value(self.fd, "KVM_KVMCLOCK_CTRL", 0, f"vCPU {self.index}")
+        except KvmError as error:
+            if error.errno != errno.EINVAL:
+                raise
 
 
 def _msr_table(values: Mapping[int, int]) -> Any:
