@@ -7,6 +7,7 @@ every start but a user's first, and as on the first.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -29,7 +30,11 @@ def copy() -> None:
     for name in ("vmlinuz-cloud", "vmlinux-cloud", "initramfs.img"):
         shutil.copy(TREE / "build/guests" / name, COPY)
     shutil.copytree(TREE / "pyvmm", COPY / "pyvmm", ignore=shutil.ignore_patterns("__pycache__"))
-    subprocess.run([sys.executable, "-m", "compileall", "-q", COPY / "pyvmm"], check=True)
+    subprocess.run(
+        [sys.executable, "-m", "compileall", "-q", COPY / "pyvmm"],
+        check=True,
+        env=os.environ | {"PYTHONPYCACHEPREFIX": ""},
+    )
     if (ARTEFACTS / "libkrun").exists():
         shutil.copytree(ARTEFACTS / "libkrun", COPY / "libkrun")
         shutil.copy(ARTEFACTS / "krun", COPY)
@@ -42,7 +47,7 @@ def subjects() -> list[Subject]:
     )
     boot = ("-initrd", initrd, "-append", APPEND)
     ours, first = (pyvmm(image, "--initrd", initrd, "--append", APPEND) for _ in range(2))
-    ours.env = {"PYTHONPATH": str(COPY), "PYTHONPYCACHEPREFIX": ""}
+    ours.env = {"PYTHONPYCACHEPREFIX": ""}  # beside the copy, where they were compiled to
     first.env = ours.env | {"XDG_CACHE_HOME": str(EMPTY_CACHE)}
     first.name = "pyvmm, first start"
     return [
@@ -62,6 +67,7 @@ def to_init(subject: Subject) -> float:
 
 if __name__ == "__main__":
     copy()
+    os.chdir(COPY)  # the copy is the pyvmm that python -m finds
     with suppress(Broken):  # it is told again when it is measured
         to_init(subjects()[0])
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else ROUNDS
