@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from os import PathLike
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from pyvmm.errors import ImageError, MemoryAccessError
 
@@ -78,7 +78,7 @@ class Symbols:
         return cls(names.addresses, names.name)
 
 
-def _elf_symbols(file: object) -> dict[int, str]:
+def _elf_symbols(file: IO[bytes]) -> dict[int, str]:
     from elftools.elf.constants import SH_FLAGS
     from elftools.elf.elffile import ELFFile
     from elftools.elf.sections import SymbolTableSection
