@@ -15,6 +15,7 @@
 #include <pthread.h>
 #include <signal.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
@@ -70,8 +71,11 @@ static void choose_kick_signal(void)
 int pv_vcpu_enter(struct pv_vcpu *vcpu)
 {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
+    char name[16]; /* prctl(2), PR_SET_NAME */
     sigset_t blocked;
 
+    snprintf(name, sizeof(name), "vcpu%d", vcpu->index);
+    pthread_setname_np(pthread_self(), name);
     pthread_once(&once, choose_kick_signal);
     if (!kick_signal)
         return -EBUSY;

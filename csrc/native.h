@@ -73,6 +73,7 @@ struct pv_trace {
 
 struct pv_vcpu {
     int fd;
+    int index;
     struct kvm_run *run;
     uint64_t run_size;
     struct pv_fastpath *fastpath;
@@ -103,7 +104,7 @@ int pv_vcpu_open(struct pv_vcpu *vcpu);
 void pv_vcpu_close(struct pv_vcpu *vcpu);
 
 /* Make the calling thread the one that pv_vcpu_kick interrupts, with every other signal blocked;
- * 0 or -errno. pv_vcpu_leave takes that back. */
+ * and named vcpu<index>; 0 or -errno. pv_vcpu_leave takes that back. */
 int pv_vcpu_enter(struct pv_vcpu *vcpu);
 void pv_vcpu_leave(struct pv_vcpu *vcpu);
 
@@ -119,3 +120,7 @@ void pv_rule_enable(struct pv_rule *rule, int enabled);
 
 /* Move what is posted to `out` (PV_RING_BYTES long); how many bytes. Any thread. */
 uint32_t pv_ring_drain(struct pv_ring *ring, uint8_t *out);
+
+/* The built-in guest: a Multiboot image, see guests/hello.S. */
+extern const unsigned char pv_hello[];
+extern const unsigned int pv_hello_size;

@@ -47,7 +47,7 @@ class Window:
         """Let reads inside `data`, at `offset`, be answered with it until it is withdrawn."""
 
     def publish_ones(self, offset: int, size: int) -> None:
-        """Let reads inside the `size` bytes at `offset` give all ones, for good."""
+        """Let reads inside the `size` bytes at `offset` be answered with all ones."""
 
     def publish_counter(self, offset: int, size: int, hz: int, bits: int) -> None:
         """Let `size`-byte reads at `offset` give CLOCK_MONOTONIC in ticks of `hz`, mod 2^bits."""
@@ -84,7 +84,7 @@ class Bus:
     def __init__(
         self,
         name: str,
-        make_window: Callable[[Bus, int, int, Device, int], Window] | None = None,
+        make_window: Callable[[Bus, int, Device, int], Window] | None = None,
     ) -> None:
         self.name = name
         self._make_window = make_window
@@ -113,7 +113,7 @@ class Bus:
                 )
         window = Window()
         if self._make_window is not None:
-            window = self._make_window(self, base, size, device, offset)
+            window = self._make_window(self, base, device, offset)
         self._bases.insert(at, base)
         self._claims.insert(at, Claim(base, size, device, offset, width, window))
         return window

@@ -38,14 +38,10 @@ class Quit(NamedTuple):
 
 
 class DebugExit(NamedTuple):
-    """The guest wrote `value` to the debug exit port."""
+    """The guest wrote v to the debug exit port: `status` is (v << 1) | 1, as of QEMU's
+    isa-debug-exit, of which a process can give 8 bits."""
 
-    value: int
-
-    @property
-    def status(self) -> int:
-        """QEMU's isa-debug-exit: (value << 1) | 1, of which a process can give 8 bits."""
-        return (self.value << 1 | 1) & 0xFF
+    status: int
 
 
 class GuestPanic(NamedTuple):

@@ -72,8 +72,9 @@ class NativeWindow(Window):
 
     def publish_ones(self, offset: int, size: int) -> None:
         """See Window."""
-        self._read_rules[offset] = rule = self._add(offset, size, lib.PV_RULE_ONES)
-        lib.pv_rule_enable(rule, 1)
+        if offset not in self._read_rules:
+            self._read_rules[offset] = self._add(offset, size, lib.PV_RULE_ONES)
+        lib.pv_rule_enable(self._read_rules[offset], 1)
 
     def publish_counter(self, offset: int, size: int, hz: int, bits: int) -> None:
         """See Window."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from pyvmm.kvm.vm import Vm  # devices import this module and must not need the C extension
 
 
 class IrqLine(Protocol):
@@ -10,3 +13,21 @@ class IrqLine(Protocol):
 
     def set(self, level: bool) -> None:
         """Drive the wire high or low; driving it to the level that it has changes nothing."""
+
+
+class GsiLine:
+    """A level-triggered or edge-triggered line of the in-kernel interrupt controllers.
+
+    One device drives it, with its lock held.
+    """
+
+    def __init__(self, vm: Vm, gsi: int) -> None:
+        self._vm = vm
+        self._gsi = gsi
+        self._level = False
+
+    def set(self, level: bool) -> None:
+        """See IrqLine."""
+        if level != self._level:
+            self._level = level
+            self._vm.irq_line(self._gsi, level)

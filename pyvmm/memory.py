@@ -12,7 +12,7 @@ import re
 import struct
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from pyvmm import layout
 from pyvmm.errors import HostError, MemoryAccessError, UsageError
@@ -35,8 +35,7 @@ def parse_size(text: str | int, what: str = "size") -> int:
     return int(match[1]) << _UNITS[match[2].upper()]
 
 
-@dataclass(frozen=True)
-class Region:
+class Region(NamedTuple):
     """`size` bytes of RAM at guest-physical `base`, kept at `offset` of the memfd `fd`."""
 
     base: int

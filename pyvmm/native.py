@@ -9,7 +9,7 @@ from typing import Any
 from pyvmm.errors import HostError
 
 try:
-    from pyvmm import _native
+    import pyvmm._native as _native
 except ImportError as error:
     raise HostError(f"pyvmm's C extension is not built ({error}); run `make build`") from None
 

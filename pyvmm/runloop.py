@@ -30,30 +30,32 @@ def run_vcpu(vcpu: Vcpu, pio: Bus, mmio: Bus) -> exits.Exit:
 
 
 class Gate:
-    """Where the vCPU threads wait while the machine does not run. It begins shut."""
+    """What the vCPU threads pass to run the guest. It begins shut."""
 
     def __init__(self, vcpus: Sequence[Vcpu]) -> None:
         self._vcpus = vcpus
         self._condition = threading.Condition()
         self._opened = False
         self._ended = False
-        self._parked = 0
+        self._running = 0
 
     @property
     def opened(self) -> bool:
         """Whether vCPUs may run. Any thread."""
         return self._opened
 
-    def wait(self) -> bool:
+    def enter(self) -> bool:
         """Wait until the gate is open; False if the machine has ended. A vCPU's thread."""
-        if self._opened:
-            return True
         with self._condition:
-            self._parked += 1
-            self._condition.notify_all()
             self._condition.wait_for(lambda: self._opened or self._ended)
-            self._parked -= 1
+            self._running += not self._ended
             return not self._ended
+
+    def leave(self) -> None:
+        """Come back from `enter`. A vCPU's thread."""
+        with self._condition:
+            self._running -= 1
+            self._condition.notify_all()
 
     def open(self) -> None:
         """Let the vCPUs run. Any thread."""
@@ -62,22 +64,20 @@ class Gate:
             self._condition.notify_all()
 
     def shut(self) -> None:
-        """Ask every vCPU to come to the gate, without waiting for it. Any thread."""
+        """Ask every vCPU to come back, without waiting for it. Any thread."""
         with self._condition:
             self._opened = False
         for vcpu in self._vcpus:
             vcpu.kick()
 
     def wait_parked(self) -> None:
-        """Wait until every vCPU is at the gate, which is shut. Any thread but a vCPU's."""
+        """Wait until no vCPU runs, or the gate is opened again. Any thread but a vCPU's."""
         with self._condition:
-            self._condition.wait_for(lambda: self._opened or self._parked == len(self._vcpus))
+            self._condition.wait_for(lambda: self._opened or not self._running)
 
     def end(self) -> None:
         """Send the vCPU threads home. Any thread."""
         with self._condition:
-            self._opened = False
             self._ended = True
             self._condition.notify_all()
-        for vcpu in self._vcpus:
-            vcpu.kick()
+        self.shut()

@@ -1,12 +1,31 @@
-"""How a boot protocol wants the first vCPU to start."""
+"""How a boot protocol wants the first vCPU to start, and the tables that it needs for that."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import struct
+from typing import NamedTuple
+
+from pyvmm import layout
+from pyvmm.memory import GuestMemory
+
+# Selectors of the GDT at layout.GDT; x86/boot.rst, "64-bit Boot Protocol": __BOOT_CS, __BOOT_DS
+CODE_SELECTOR = 0x10
+DATA_SELECTOR = 0x18
+GDT_SIZE = 0x20
+
+# Segment descriptors: base 0, limit 4 GiB, present, ring 0, accessed (Intel SDM 3A §3.4.5).
+_CODE_64 = 0x00AF_9B00_0000_FFFF
+_CODE_32 = 0x00CF_9B00_0000_FFFF
+_DATA = 0x00CF_9300_0000_FFFF
+
+# Page table entries (Intel SDM 3A §4.5.4, tables 4-15 to 4-18).
+_PRESENT_WRITABLE = 0x3
+_LARGE_PAGE = 0x80
+_ENTRIES = 512
+_DIRECTORIES = 4  # of 1 GiB each
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """The first vCPU's state at the kernel's entry; registers not named here are zero.
 
     `long_mode`: 64-bit code with paging, the first 4 GiB mapped to themselves (x86/boot.rst,
@@ -19,3 +38,25 @@ class Entry:
     rax: int = 0
     rbx: int = 0
     rsi: int = 0
+
+
+def write_tables(memory: GuestMemory, entry: Entry) -> None:
+    """Write the GDT to layout.GDT, and for long mode the page tables to layout.PAGE_TABLES."""
+    code = _CODE_64 if entry.long_mode else _CODE_32
+    memory.write(layout.GDT, struct.pack("<4Q", 0, 0, code, _DATA))
+    if entry.long_mode:
+        _write_page_tables(memory)
+
+
+def _write_page_tables(memory: GuestMemory) -> None:
+    """PML4, PDPT and four page directories, which map the first 4 GiB to themselves."""
+    pdpt = layout.PAGE_TABLES + layout.PAGE
+    directories = pdpt + layout.PAGE
+    memory.write_u64(layout.PAGE_TABLES, pdpt | _PRESENT_WRITABLE)
+    for index in range(_DIRECTORIES):
+        directory = directories + index * layout.PAGE
+        memory.write_u64(pdpt + 8 * index, directory | _PRESENT_WRITABLE)
+    count = _ENTRIES * _DIRECTORIES
+    flags = _PRESENT_WRITABLE | _LARGE_PAGE
+    pages = (index * 2 * layout.MIB | flags for index in range(count))
+    memory.write(directories, struct.pack(f"<{count}Q", *pages))

@@ -12,6 +12,7 @@ from cffi import FFI
 
 ROOT = Path(__file__).resolve().parents[2]
 CSRC = ROOT / "csrc"
+GUESTS = ROOT / "guests"
 NATIVE_H = CSRC / "native.h"
 CDEF_H = Path(__file__).with_name("_cdef.h")
 CFLAGS = [
@@ -58,8 +59,9 @@ ffibuilder.set_source(
     #define PV_STAMP {stamp()}u
     """,
     sources=[os.path.relpath(path, Path.cwd()) for path in sorted(CSRC.glob("*.c"))],
+    depends=[str(NATIVE_H), str(GUESTS / "hello.S")],
     include_dirs=[str(CSRC)],
-    extra_compile_args=CFLAGS + GENERATED,
+    extra_compile_args=[*CFLAGS, *GENERATED, f"-Wa,-I{GUESTS}"],
     extra_link_args=["-pthread", "-Wl,-z,relro,-z,now"],
 )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -62,7 +63,7 @@ class Vcpu(Handle):
     def __init__(self, fd: int, index: int, mmap_size: int) -> None:
         super().__init__(fd)
         self.index = index
-        self.native = ffi.new("struct pv_vcpu *", {"fd": fd, "run_size": mmap_size})
+        self.native = ffi.new("struct pv_vcpu *", {"fd": fd, "index": index, "run_size": mmap_size})
         error = lib.pv_vcpu_open(self.native)
         if error:
             super().close()
@@ -75,6 +76,19 @@ class Vcpu(Handle):
         super().close()
 
     # ---- running ----
+
+    def enter_thread(self) -> None:
+        """Make the calling thread the one that runs this vCPU and that `kick` interrupts.
+
+        All its other signals are blocked from now on. Raises KvmError.
+        """
+        error = lib.pv_vcpu_enter(self.native)
+        if error:
+            raise KvmError("pthread_sigmask", -error, f"vCPU {self.index}")
+
+    def leave_thread(self) -> None:
+        """Take enter_thread back, before the thread ends."""
+        lib.pv_vcpu_leave(self.native)
 
     def run(self) -> exits.Exit:
         """Run the guest until something is to be decided.
@@ -175,7 +189,7 @@ class Vcpu(Handle):
         rest = list(indices)
         while rest:
             chunk = rest[:MSRS_PER_CALL]
-            table = _msr_table({index: 0 for index in chunk})
+            table = _msr_table(dict.fromkeys(chunk, 0))
             done = call(self.fd, "KVM_GET_MSRS", table, f"vCPU {self.index}")
             values |= {entry.index: entry.data for entry in table.entries[0:done]}
             # KVM stops at the first that it refuses: leave it out and go on behind it.
@@ -190,7 +204,7 @@ class Vcpu(Handle):
             done = call(self.fd, "KVM_SET_MSRS", _msr_table(chunk), f"vCPU {self.index}")
             if done < len(chunk):
                 refused = list(chunk)[done]
-                raise KvmError("KVM_SET_MSRS", 22, f"vCPU {self.index}, MSR {refused:#x}")
+                raise KvmError("KVM_SET_MSRS", errno.EINVAL, f"vCPU {self.index}, MSR {refused:#x}")
 
     def set_cpuid(self, entries: Sequence[CpuidEntry]) -> None:
         """What CPUID tells this vCPU; before its first run."""
@@ -230,8 +244,15 @@ class Vcpu(Handle):
         call_value(self.fd, "KVM_NMI", 0, f"vCPU {self.index}")
 
     def kvmclock_paused(self) -> None:
-        """Tell the guest that it was stopped, so that its watchdogs stay quiet."""
-        call_value(self.fd, "KVM_KVMCLOCK_CTRL", 0, f"vCPU {self.index}")
+        """Tell the guest that it was stopped, so that its watchdogs stay quiet.
+
+        A guest that does not use kvmclock is not told.
+        """
+        try:
+            call_value(self.fd, "KVM_KVMCLOCK_CTRL", 0, f"vCPU {self.index}")
+        except KvmError as error:
+            if error.errno != errno.EINVAL:
+                raise
 
 
 def _msr_table(values: Mapping[int, int]) -> Any:
@@ -240,7 +261,7 @@ def _msr_table(values: Mapping[int, int]) -> Any:
 
 
 def segment(selector: int, type_: int, *, long_mode: bool = False) -> dict[str, int]:
-    """A flat 4 GiB code or data segment, for sregs: `type_` as in the descriptor (SDM 3A §3.4.5)."""
+    """A flat 4 GiB segment for sregs; `type_` as in the descriptor (SDM volume 3A §3.4.5.1)."""
     return {
         "selector": selector,
         "type": type_,

@@ -1,0 +1,60 @@
+"""How long from exec to /init of Debian's cloud kernel; runs in the nested host.
+
+Everything is copied to memory first, and pyvmm has unpacked the kernel once, as on a user's second
+start.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from measure import ARTEFACTS, TREE, Subject, in_turn, time_to
+from peers import krun, pyvmm, qemu
+
+COPY = Path("/tmp/bench")
+APPEND = "console=ttyS0 quiet panic=-1"
+MICROVM = "microvm,rtc=on,pit=on,pic=on"
+ROUNDS = 7
+
+
+def copy() -> None:
+    """Put all that is measured on tmpfs, compiled."""
+    COPY.mkdir()
+    for name in ("vmlinuz-cloud", "vmlinux-cloud", "initramfs.img"):
+        shutil.copy(TREE / "build/guests" / name, COPY)
+    shutil.copytree(TREE / "pyvmm", COPY / "pyvmm", ignore=shutil.ignore_patterns("__pycache__"))
+    subprocess.run([sys.executable, "-m", "compileall", "-q", COPY / "pyvmm"], check=True)
+    if (ARTEFACTS / "libkrun").exists():
+        shutil.copytree(ARTEFACTS / "libkrun", COPY / "libkrun")
+        shutil.copy(ARTEFACTS / "krun", COPY)
+
+
+def subjects() -> list[Subject]:
+    """The VMMs; libkrun takes only an unpacked kernel."""
+    image, elf, initrd = (
+        str(COPY / name) for name in ("vmlinuz-cloud", "vmlinux-cloud", "initramfs.img")
+    )
+    boot = ("-initrd", initrd, "-append", APPEND)
+    ours = pyvmm(image, "--initrd", initrd, "--append", APPEND)
+    ours.env = {"PYTHONPATH": str(COPY), "PYTHONPYCACHEPREFIX": ""}
+    return [
+        ours,
+        qemu("q35", image, *boot, cpu=("-cpu", "host")),
+        qemu(MICROVM, image, *boot, cpu=("-cpu", "host")),
+        krun(elf, initrd, APPEND, folder=COPY),
+    ]
+
+
+def to_init(subject: Subject) -> float:
+    """Seconds."""
+    return time_to(subject, rb"init: ready")
+
+
+if __name__ == "__main__":
+    copy()
+    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else ROUNDS
+    print(json.dumps(in_turn(subjects(), to_init, rounds)), flush=True)

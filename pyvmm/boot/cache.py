@@ -1,0 +1,142 @@
+"""Unpacked kernels, kept from one start to the next.
+
+The directory ($XDG_CACHE_HOME/pyvmm/kernels) holds one sparse file for each unpacked image, named
+by the SHA-256 of the packed bytes, and symbolic links that spare the hashing: named by the packed
+file's identity, they point to the unpacked one. Whatever is wrong with the directory, the image
+is then unpacked into memory, at every start.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from pathlib import Path
+
+from pyvmm.boot.image_file import PIECE, ImageFile
+from pyvmm.boot.unpack import unpack
+
+LIMIT = 1 << 30  # bytes on disk of all images; the least recently used are deleted above it
+_SETTLED_NS = 2 * 10**9  # a file this old is on a later tick of its clock when it is next written
+
+_BLOCK = 512  # bytes: the unit of st_blocks, stat(2)
+
+Progress = Callable[[str], object]
+
+
+def unpacked(
+    source: ImageFile, kind: str, offset: int, length: int, progress: Progress | None = None
+) -> ImageFile:
+    """Unpack `length` bytes at `offset` of `source`, compressed as `kind`, or find it done.
+
+    `progress` is called with a text for the user now and then if it has to be unpacked.
+    Raises ImageError if the data is damaged, unpack.Unsupported if a library is missing.
+    """
+    folder = _folder()
+    link = f"{source.identity}-{offset:x}-{length:x}"
+    if folder:
+        with suppress(OSError):
+            return _open(folder, (folder / link).readlink(), source.name)
+    data = source.read(offset, length)
+    if folder:
+        from hashlib import sha256
+
+        key = sha256(data).hexdigest()
+        with suppress(OSError):
+            if not (folder / key).exists():
+                _store(folder, key, _reported(source.name, kind, data, progress))
+            _link(folder, link, key, source)
+            return _open(folder, key, source.name)
+    fd = os.memfd_create("unpacked", os.MFD_CLOEXEC)
+    try:
+        _write_sparse(fd, _reported(source.name, kind, data, progress))
+        return ImageFile(fd, source.name, link)
+    except BaseException:
+        os.close(fd)
+        raise
+
+
+def _folder() -> Path | None:
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    if not base.startswith("/"):  # XDG Base Directory Specification: relative ones are ignored
+        home = os.environ.get("HOME")
+        base = f"{home}/.cache" if home else ""
+    if not base.startswith("/"):
+        return None
+    folder = Path(base, "pyvmm", "kernels")
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except (OSError, ValueError):
+        return None
+    return folder
+
+
+def _open(folder: Path, key: str | Path, name: str) -> ImageFile:
+    fd = os.open(folder / key, os.O_RDONLY | os.O_CLOEXEC)
+    with suppress(OSError):
+        os.utime(fd)  # used now
+    return ImageFile(fd, name, str(key))
+
+
+def _reported(name: str, kind: str, data: bytes, progress: Progress | None) -> Iterable[bytes]:
+    done = 0
+    for chunk in unpack(name, kind, data):
+        done += len(chunk)
+        if progress:
+            progress(f"Unpacking {name} ({kind}): {done >> 20} MiB")
+        yield chunk
+
+
+def _store(folder: Path, key: str, chunks: Iterable[bytes]) -> None:
+    """Write a file that appears under its name only when it is whole and on the disk."""
+    import tempfile
+
+    fd, temporary = tempfile.mkstemp(prefix=".", dir=folder)
+    try:
+        _write_sparse(fd, chunks)
+        os.fsync(fd)
+        os.rename(temporary, folder / key)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+    finally:
+        os.close(fd)
+    _shrink(folder)
+
+
+def _write_sparse(fd: int, chunks: Iterable[bytes]) -> None:
+    """Leave a hole where there are only zeros: a kernel is half zeros, and loading skips holes."""
+    zeros = bytes(PIECE)
+    at = 0
+    for chunk in chunks:
+        for start in range(0, len(chunk), PIECE):
+            piece = chunk[start : start + PIECE]
+            if piece != zeros and os.pwrite(fd, piece, at + start) != len(piece):
+                raise OSError(errno.ENOSPC, "the file system is full")
+        at += len(chunk)
+    os.ftruncate(fd, at)
+
+
+def _link(folder: Path, link: str, key: str, source: ImageFile) -> None:
+    """Remember that this very file unpacks to `key`, unless its time stamps are too fresh.
+
+    A file may be written again within one tick of its clock, and then its identity stays.
+    """
+    status = os.fstat(source.fd)
+    if time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) > _SETTLED_NS:
+        with suppress(OSError):
+            (folder / link).symlink_to(key)
+
+
+def _shrink(folder: Path) -> None:
+    """Delete the least recently used until the rest is within LIMIT; then links to nothing."""
+    with os.scandir(folder) as entries:
+        status = [(entry.path, entry.stat(follow_symlinks=False)) for entry in entries]
+    used = 0
+    for path, entry_status in sorted(status, key=lambda pair: pair[1].st_mtime_ns, reverse=True):
+        used += entry_status.st_blocks * _BLOCK
+        if used > LIMIT or not Path(path).exists():
+            with suppress(OSError):
+                os.unlink(path)

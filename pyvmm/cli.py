@@ -1,0 +1,172 @@
+"""The `pyvmm` command. It alone prints, installs signal handlers and decides the exit status."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from pyvmm.config import ENTRIES, SERIAL_KINDS, Linux, MachineConfig
+from pyvmm.errors import PyvmmError, UsageError
+
+SETUP_ERROR, WRONG_USAGE = 1, 2
+POWER_OFF_SECONDS = 10  # what a guest has after SIGTERM pressed its power button
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; its exit status."""
+    args = _parser().parse_args(argv)
+    try:
+        return int(args.command(args))
+    except UsageError as error:
+        return _complain(error, WRONG_USAGE)
+    except PyvmmError as error:
+        return _complain(error, SETUP_ERROR)
+    except BrokenPipeError:  # our reader is gone: nobody is left to tell
+        sys.stdout = open(os.devnull, "w")
+        return SETUP_ERROR
+
+
+def _complain(error: Exception, status: int) -> int:
+    print(f"pyvmm: {error}", file=sys.stderr)
+    return status
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(WRONG_USAGE, f"{self.prog}: {message}\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="pyvmm", description="Run an unmodified x86-64 operating system on KVM.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
+
+    run = commands.add_parser("run", help="run a guest; without a KERNEL, the built-in one")
+    run.set_defaults(command=_run)
+    add = run.add_argument
+    add("kernel", nargs="?", metavar="KERNEL", help="bzImage, vmlinux or Multiboot image")
+    add("--initrd", action="append", metavar="FILE", help="may be repeated")
+    add("--append", metavar="STR", help="the kernel's command line [console=ttyS0]")
+    add("--memory", metavar="SIZE", help="as 512M or 4G [512M]")
+    add("--cpus", type=int, metavar="N", help="[1]")
+    add("--cpu", metavar="MODEL", help="host, or host,-FEATURE,... [host]")
+    add("--serial", action="append", metavar="KIND", help=f"COM1, COM2: {', '.join(SERIAL_KINDS)}")
+    add("--no-reboot", action="store_true", default=None, help="end when the guest resets itself")
+    add("--kaslr", action="store_true", default=None, help="let a bzImage unpack itself")
+    add("--entry", choices=ENTRIES, help="the boot protocol, where an image has several [auto]")
+    add("--hugepages", action="store_true", default=None, help="RAM from the hugetlb pool")
+    add("--prealloc", action="store_true", default=None, help="allocate all RAM at once")
+    add("--config", metavar="FILE.toml", help="the same settings from a file; options win")
+    add("--name", metavar="NAME", help="[pyvmm]")
+    add("--timeline", action="store_true", help="print at the end when what was reached")
+    add("-v", "--verbose", action="count", default=0, help="log more; twice: everything")
+
+    doctor = commands.add_parser("doctor", help="say what this host's KVM can do and lacks")
+    doctor.set_defaults(command=_doctor)
+
+    inspect = commands.add_parser("inspect", help="say what a kernel image is and needs")
+    inspect.set_defaults(command=_inspect)
+    inspect.add_argument("kernel", metavar="KERNEL")
+    return parser
+
+
+def config_of(args: argparse.Namespace) -> MachineConfig:
+    """The machine that options and their TOML file describe. Raises UsageError or HostError."""
+    settings: dict[str, Any] = {}
+    if args.config:
+        from pyvmm.config import load_toml
+
+        settings = load_toml(args.config)
+    settings |= {key: value for key, value in vars(args).items() if value is not None}
+    boot = None
+    if "kernel" in settings:
+        boot = Linux(
+            settings["kernel"],
+            settings.get("initrd", ()),
+            settings.get("append"),
+            settings.get("kaslr", False),
+            settings.get("entry", "auto"),
+        )
+    elif needless := [key for key in ("initrd", "append", "kaslr", "entry") if key in settings]:
+        raise UsageError(f"Without a KERNEL there must be no {needless[0]}")
+    serial = settings.get("serial", ["stdio"])
+    settings["serial"] = (serial,) if isinstance(serial, str) else tuple(serial)
+    fields = {key: settings[key] for key in MachineConfig._fields if key in settings}
+    return MachineConfig(**fields | {"boot": boot})
+
+
+def _run(args: argparse.Namespace) -> int:
+    from pyvmm.machine import Machine
+
+    if args.verbose:
+        import logging
+
+        logging.basicConfig(
+            level=logging.INFO if args.verbose == 1 else logging.DEBUG, format="pyvmm: %(message)s"
+        )
+    machine = Machine(config_of(args))
+    try:
+        machine.open(_show_progress if sys.stderr.isatty() else None)
+        _install_signal_handlers(machine)
+        for backend in machine.serials:
+            if backend.where.startswith("/"):
+                print(f"pyvmm: a serial port is on {backend.where}", file=sys.stderr)
+        end = machine.run()
+        report = _report(machine) if end.status else ""
+        if args.timeline:
+            machine.mark_init()
+    finally:
+        machine.close()
+    if report:
+        print(report, file=sys.stderr)
+    if args.timeline:
+        print(machine.timeline.text(), file=sys.stderr)
+    return end.status
+
+
+def _report(machine: Any) -> str:
+    from pyvmm.diagnosis import report
+
+    return report(machine)
+
+
+def _show_progress(text: str) -> None:
+    print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
+
+
+def _install_signal_handlers(machine: Any) -> None:
+    """SIGTERM asks, then insists; SIGINT and SIGHUP end at once; SIGQUIT says where it hangs."""
+    terms = 0
+
+    def on_term(*_: object) -> None:
+        nonlocal terms
+        terms += 1
+        if terms == 1:
+            machine.power_button()
+            machine.quit_after(POWER_OFF_SECONDS)
+        else:
+            machine.quit()
+
+    signal.signal(signal.SIGTERM, on_term)
+    signal.signal(signal.SIGINT, lambda *_: machine.quit())
+    signal.signal(signal.SIGHUP, lambda *_: machine.quit())
+    signal.signal(signal.SIGQUIT, lambda *_: print(_report(machine), file=sys.stderr))
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    from pyvmm.doctor import examine
+
+    findings = examine()
+    for finding in findings:
+        print(finding)
+    return SETUP_ERROR if any(finding.fatal for finding in findings) else 0
+
+
+def _inspect(args: argparse.Namespace) -> int:
+    from pyvmm.boot.report import inspect
+
+    print("\n".join(inspect(args.kernel).lines()))
+    return 0

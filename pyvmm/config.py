@@ -1,0 +1,129 @@
+"""What a machine is made of: plain values, from arguments, options or a TOML file.
+
+The devices of a machine are values too; `devices` is where disks, networks and their like go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from pyvmm.errors import HostError, UsageError
+from pyvmm.memory import parse_size
+
+ENTRIES = ("auto", "linux", "pvh")
+SERIAL_KINDS = ("stdio", "none", "pty", "file:PATH", "unix:PATH", "buffer")
+SERIAL_PORTS = 2
+MAX_NAME = 64
+
+
+class Linux(NamedTuple):
+    """A kernel image and what it is started with: a bzImage, a vmlinux, or a Multiboot image.
+
+    Which of them `kernel` is, and how it is compressed, is found from its content. `initrd` is one
+    path or several, which are concatenated (for Multiboot: one module each). `kaslr` lets a
+    bzImage unpack itself at an address of its own choice. `entry` is one of ENTRIES: the Linux
+    64-bit boot protocol, PVH, or whichever of them the image has, in this order.
+    """
+
+    kernel: str
+    initrd: str | tuple[str, ...] | list[str] = ()
+    cmdline: str = ""
+    kaslr: bool = False
+    entry: str = "auto"
+
+    @property
+    def initrds(self) -> tuple[str, ...]:
+        """The initrds' paths, also if only one was given."""
+        return (self.initrd,) if isinstance(self.initrd, str) else tuple(self.initrd)
+
+
+class MachineConfig(NamedTuple):
+    """Everything about a machine before it is opened.
+
+    `memory` is a size in bytes or as `512M`; `cpu` a CPU model as `host,-avx512f`; `serial` what
+    COM1 and COM2 are connected to, each one of SERIAL_KINDS (`buffer` keeps the output for
+    Machine.serial). No `boot` means the built-in guest.
+    """
+
+    boot: Linux | None = None
+    memory: int | str = "512M"
+    cpus: int = 1
+    cpu: str = "host"
+    serial: tuple[str, ...] = ("buffer",)
+    no_reboot: bool = False
+    name: str = "pyvmm"
+    hugepages: bool = False
+    prealloc: bool = False
+    devices: tuple[object, ...] = ()
+
+    @property
+    def memory_size(self) -> int:
+        """The RAM's size in bytes. Raises UsageError if `memory` is no size."""
+        return parse_size(self.memory, "memory")
+
+    def check(self) -> None:
+        """Raise UsageError for what no host could make."""
+        _ = self.memory_size
+        if self.cpus < 1:
+            raise UsageError(f"A machine must have at least 1 CPU, not {self.cpus}")
+        if not self.name or len(self.name) > MAX_NAME or not self.name.isprintable():
+            raise UsageError(f"A name must have 1 to {MAX_NAME} printable characters")
+        if len(self.serial) > SERIAL_PORTS:
+            raise UsageError(f"A machine has {SERIAL_PORTS} serial ports, not {len(self.serial)}")
+        for kind in self.serial:
+            check_serial(kind)
+        if self.serial.count("stdio") > 1:
+            raise UsageError("Only one serial port can be on stdio")
+        if self.boot is not None and self.boot.entry not in ENTRIES:
+            raise UsageError(f"entry must be one of {', '.join(ENTRIES)}, not {self.boot.entry!r}")
+        if self.devices:
+            raise UsageError(f"This version has no device {self.devices[0]!r}")
+
+
+def check_serial(kind: str) -> None:
+    """Raise UsageError unless `kind` is one of SERIAL_KINDS."""
+    name, colon, path = kind.partition(":")
+    if f"{name}:PATH" in SERIAL_KINDS if colon and path else kind in SERIAL_KINDS:
+        return
+    choices = ", ".join(SERIAL_KINDS[:-1])
+    raise UsageError(f"A serial port must be one of {choices}, not {kind!r}")
+
+
+_BOOT_KEYS = {"kernel": str, "initrd": (str, list), "append": str, "kaslr": bool, "entry": str}
+_MACHINE_KEYS = {
+    "memory": (str, int),
+    "cpus": int,
+    "cpu": str,
+    "serial": (str, list),
+    "no_reboot": bool,
+    "name": str,
+    "hugepages": bool,
+    "prealloc": bool,
+}
+
+
+def load_toml(path: str) -> dict[str, Any]:
+    """The settings of a TOML file, by the names of the options of `pyvmm run`.
+
+    Raises HostError if it cannot be read, UsageError for what is no setting or of a wrong type.
+    """
+    import tomllib
+
+    try:
+        with open(path, "rb") as file:
+            settings = tomllib.load(file)
+    except OSError as error:
+        raise HostError(f"{path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is no TOML: {error}") from None
+    known: Mapping[str, Any] = _BOOT_KEYS | _MACHINE_KEYS
+    for key, value in settings.items():
+        if key not in known:
+            raise UsageError(f"{path}: {key!r} is none of {', '.join(sorted(known))}")
+        is_bool = isinstance(value, bool)
+        if not isinstance(value, known[key]) or (is_bool and known[key] is not bool):
+            raise UsageError(f"{path}: {key} cannot be {value!r}")
+        if isinstance(value, list) and not all(isinstance(item, str) for item in value):
+            raise UsageError(f"{path}: {key} must be a list of strings")
+    return settings

@@ -1,0 +1,32 @@
+"""The port with which a test guest ends the machine, as QEMU's isa-debug-exit (hw/misc).
+
+It has no registers: any write, of one, two or four bytes, is the end, and reads give zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from pyvmm.devices.device import Device
+
+PORTS = 4
+STATUS_MASK = 0xFF  # all that a process can tell its parent, wait(2)
+
+
+class DebugExit(Device):
+    """Claim PORTS ports, four wide.
+
+    `ended` is called with the exit status (1 to 255, odd), the lock held, on a vCPU's thread.
+    """
+
+    def __init__(self, name: str, ended: Callable[[int], object]) -> None:
+        super().__init__(name)
+        self._ended = ended
+
+    def read(self, offset: int, size: int) -> int:
+        """There is nothing to read."""
+        return 0
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        """End with status (value << 1) | 1."""
+        self._ended((value << 1 | 1) & STATUS_MASK)

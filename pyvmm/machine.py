@@ -1,0 +1,346 @@
+"""A machine: a value until it is opened, then a board with threads that run it.
+
+Thread `vcpuN` runs vCPU N; one thread, the loop's, owns changes of the machine's state. That is the
+caller of `run`, or a thread of its own after `start`.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from pyvmm import ends
+from pyvmm.backends.chardev import Buffer, open_chardev
+from pyvmm.board import Board, Callbacks
+from pyvmm.config import MachineConfig
+from pyvmm.ends import End
+from pyvmm.errors import UsageError
+from pyvmm.kvm import Vcpu, exits
+from pyvmm.loop import Loop
+from pyvmm.memory import GuestMemory
+from pyvmm.native import lib
+from pyvmm.panicwatch import PanicWatch
+from pyvmm.runloop import Gate, run_vcpu
+from pyvmm.timeline import Timeline
+
+log = logging.getLogger(__name__)
+
+
+class Machine:
+    """One virtual machine. Unless a method says otherwise, any thread may call it.
+
+        with Machine(memory="512M", boot=Linux("vmlinuz")) as vm:
+            vm.start()
+            print(vm.wait())
+
+    Methods that need the machine open raise UsageError if it is not.
+    """
+
+    def __init__(self, config: MachineConfig | None = None, **settings: Any) -> None:
+        """Take the fields of MachineConfig, as a value or by name. Nothing is opened.
+
+        Raises UsageError for settings that no host could make.
+        """
+        try:
+            self.config = (config or MachineConfig())._replace(**settings)
+        except ValueError as error:
+            raise UsageError(str(error)) from None
+        self.config.check()
+        self.timeline = Timeline()
+        self._board: Board | None = None
+        self._lock = threading.Condition()
+        self._end: End | None = None
+        self._wanted: End | None = None
+        self._error: BaseException | None = None
+        self._threads: list[threading.Thread] = []
+
+    # ---- opening and closing ----
+
+    def open(self, progress: Callable[[str], object] | None = None) -> None:
+        """Make the board and load the kernel; `progress` gets a text when that takes long.
+
+        Raises UsageError, HostError or ImageError; nothing is left open then.
+        """
+        if self._board is not None:
+            raise UsageError("The machine is open already")
+        with ExitStack() as stack:
+            self._loop = Loop()
+            stack.callback(self._loop.close)
+            backends = []
+            for kind in self.config.serial:
+                backends.append(open_chardev(kind, self._loop))
+                stack.callback(backends[-1].close)
+            self.serials = backends
+            self._panic = PanicWatch()
+            callbacks = Callbacks(
+                power_off=lambda: self._request(ends.PoweredOff()),
+                reset=lambda: self._request(ends.Reset()),
+                debug_exit=lambda status: self._request(ends.DebugExit(status)),
+                panicked=lambda: self._request(ends.GuestPanic(self._panic.message, "pvpanic")),
+                output=self._on_output,
+            )
+            board = Board(self.config, self._loop, backends, callbacks, progress)
+            stack.callback(board.close)
+            self._gate = Gate(board.vcpus)
+            self._stack = stack.pop_all()
+        self._end = self._wanted = self._error = None
+        self._paused = False
+        self._board = board
+        self.timeline.mark("ready")
+
+    def close(self) -> None:
+        """Stop the guest, if it runs, and release everything. Not on a thread of the machine."""
+        if self._board is None:
+            return
+        self.quit()
+        self._gate.end()
+        for thread in self._threads:
+            if thread.name == "loop":
+                self._loop.stop()
+            thread.join()
+        self._threads.clear()
+        self._board = None
+        self._stack.close()
+
+    def __enter__(self) -> Machine:
+        self.open()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def board(self) -> Board:
+        """Every part of the open machine."""
+        if self._board is None:
+            raise UsageError("The machine is not open")
+        return self._board
+
+    # ---- running ----
+
+    def start(self) -> None:
+        """Let the guest run, with the event loop on a thread of its own."""
+        self._start_vcpus()
+        self._spawn("loop", self._loop.run)
+
+    def run(self) -> End:
+        """Let the guest run, with the event loop on the calling thread, until it ends."""
+        self._start_vcpus()
+        try:
+            self._loop.run()
+        finally:
+            self._gate.shut()
+        return self.wait()
+
+    def wait(self, timeout: float | None = None) -> End:
+        """Wait for the guest's end, at most `timeout` seconds.
+
+        Raises TimeoutError, or what a reboot failed with.
+        """
+        with self._lock:
+            ended = self._lock.wait_for(lambda: self._end or self._error, timeout)
+        if not ended:
+            raise TimeoutError(f"The guest still runs after {timeout} s")
+        if self._error is not None:
+            raise self._error
+        assert self._end is not None
+        return self._end
+
+    @property
+    def state(self) -> str:
+        """`closed`, `ended`, `running` or `paused`, which a machine also is before its start."""
+        if self._board is None:
+            return "closed"
+        if self._end is not None:
+            return "ended"
+        return "running" if self._gate.opened else "paused"
+
+    def pause(self) -> None:
+        """Stop every vCPU between two instructions, and wait until that is so.
+
+        Not on a vCPU's or the loop's thread.
+        """
+        _ = self.board
+        self._paused = True
+        self._gate.shut()
+        self._gate.wait_parked()
+
+    def resume(self) -> None:
+        """Let the vCPUs go on; a machine that has ended stays stopped."""
+        vcpus = self.board.vcpus
+        with self._lock:
+            self._paused = False
+            if self._gate.opened or self._end is not None or self._wanted is not None:
+                return
+            for vcpu in vcpus:
+                vcpu.kvmclock_paused()
+            self._gate.open()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Pause within a `with`; a machine that was paused stays so."""
+        was_running = self.state == "running"
+        self.pause()
+        try:
+            yield
+        finally:
+            if was_running:
+                self.resume()
+
+    def power_button(self) -> None:
+        """Press the power button; a guest that listens powers itself off."""
+        self.board.acpi_pm.power_button()
+
+    def reset(self) -> None:
+        """Start the guest again as after power-on, without waiting for it."""
+        self._request(ends.Reset())
+
+    def quit(self) -> None:
+        """End the guest at once, without waiting for it."""
+        if self.state in ("running", "paused"):
+            self._request(ends.Quit())
+
+    # ---- looking inside ----
+
+    @property
+    def memory(self) -> GuestMemory:
+        """The guest's RAM."""
+        return self.board.memory
+
+    @property
+    def vcpus(self) -> Sequence[Vcpu]:
+        """The vCPUs, whose state can be had while they stand still.
+
+        Raises UsageError while they run.
+        """
+        if self.state == "running":
+            raise UsageError("The machine must be paused to look at its vCPUs")
+        return self.board.vcpus
+
+    @property
+    def serial(self) -> Buffer:
+        """The first serial port that is a `buffer`: expect() and write()."""
+        _ = self.board
+        for backend in self.serials:
+            if isinstance(backend, Buffer):
+                return backend
+        raise UsageError("No serial port of this machine is a `buffer`")
+
+    def exit_counts(self) -> list[dict[str, int]]:
+        """For each vCPU, its exits by kind; also while it runs."""
+        return [vcpu.exit_counts() for vcpu in self.board.vcpus]
+
+    # ---- threads ----
+
+    def _spawn(self, name: str, target: Callable[..., None], *args: object) -> None:
+        thread = threading.Thread(target=target, args=args, name=name, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _start_vcpus(self) -> None:
+        vcpus = self.board.vcpus
+        if self._threads:
+            raise UsageError("The machine has been started already")
+        self.timeline.mark("entered")
+        self._gate.open()
+        for vcpu in vcpus:
+            self._spawn(f"vcpu{vcpu.index}", self._run_vcpu, vcpu)
+
+    def _run_vcpu(self, vcpu: Vcpu) -> None:
+        board = self.board
+        vcpu.enter_thread()
+        while self._gate.enter():
+            try:
+                exit = run_vcpu(vcpu, board.pio, board.mmio)
+                if not isinstance(exit, exits.Interrupted):
+                    self._request(_end_of(vcpu.index, exit))
+            except BaseException as error:
+                self._fail(error)
+            finally:
+                self._gate.leave()
+        vcpu.leave_thread()
+
+    def _request(self, end: End) -> None:
+        """Have the loop end the run, or reset the machine: what is asked for first counts."""
+        with self._lock:
+            if self._wanted is not None or self._end is not None:
+                return
+            self._wanted = end
+        self._gate.shut()
+        self._loop.call_soon(self._do_request)
+
+    def _do_request(self) -> None:
+        """On the loop's thread, with every vCPU on its way to the gate."""
+        self._gate.wait_parked()
+        self.board.drain()
+        end = self._wanted
+        assert end is not None
+        if self._panic.message and not isinstance(end, ends.GuestPanic):
+            end = ends.GuestPanic(self._panic.message, "console")
+        if isinstance(end, ends.Reset) and not self.config.no_reboot:
+            self._reboot()
+        else:
+            self._finish(end)
+
+    def _reboot(self) -> None:
+        try:
+            self.board.reset()
+        except BaseException as error:
+            self._fail(error)
+            return
+        with self._lock:
+            self._wanted = None
+            if not self._paused:
+                self._gate.open()
+
+    def _finish(self, end: End) -> None:
+        for backend in self.serials:
+            backend.flush()
+        self.timeline.mark("ended")
+        with self._lock:
+            self._end = end
+            self._lock.notify_all()
+        self._stop_callers_loop()
+
+    def _fail(self, error: BaseException) -> None:
+        with self._lock:
+            self._error = self._error or error
+            self._lock.notify_all()
+        self._gate.shut()
+        self._stop_callers_loop()
+
+    def _stop_callers_loop(self) -> None:
+        if not any(thread.name == "loop" for thread in self._threads):
+            self._loop.stop()
+
+    def _on_output(self, data: bytes) -> None:
+        """What any serial port sends; with its lock held."""
+        self.timeline.mark("first serial byte")
+        if self._panic.feed(data):
+            self._request(ends.GuestPanic(self._panic.message, "console"))
+
+
+def _end_of(cpu: int, exit: exits.Exit) -> End:
+    """What it means for the guest that a vCPU cannot go on."""
+    match exit:
+        case exits.Shutdown():
+            return ends.TripleFault(cpu)
+        case exits.InternalError(suberror, data):
+            return ends.EmulationFailed(cpu, suberror, _instruction(data))
+        case exits.FailEntry(reason, _):
+            return ends.EntryFailed(cpu, reason)
+        case other:
+            return ends.EntryFailed(cpu, getattr(other, "reason", 0))
+
+
+def _instruction(data: Sequence[int]) -> bytes:
+    """The bytes of the instruction that KVM could not emulate (struct kvm_run.emulation_failure):
+    flags, then a size and up to 15 bytes."""
+    flagged = lib.KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES
+    if len(data) < 3 or not data[0] & flagged:
+        return b""
+    packed = b"".join(word.to_bytes(8, "little") for word in data[1:3])
+    return packed[1 : 1 + min(packed[0], 15)]

@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pyvmm.boot.image_file import PIECE, ImageFile
+from pyvmm.errors import ImageError
+from pyvmm.memory import GuestMemory
+
+Save = Callable[..., str]
+
+
+def test_a_copy_puts_the_bytes_where_asked_and_nothing_beside(
+    memory: GuestMemory, save: Save
+) -> None:
+    data = bytes(range(1, 256)) * 1000
+    with ImageFile.open(save(data)) as file:
+        file.copy_into(memory, 0x10_0003, 7, len(data) - 20)
+    assert memory.read(0x10_0003, len(data) - 20) == data[7:-13]
+    assert memory.read(0x10_0000, 3) == bytes(3)
+    assert memory.u8(0x10_0003 + len(data) - 20) == 0
+
+
+@pytest.mark.parametrize("sparse", [True, False])
+def test_zeros_leave_guest_pages_untouched(memory: GuestMemory, tmp_path: Path, sparse: bool) -> None:
+    path = tmp_path / "image"
+    size = 8 * PIECE
+    with path.open("wb") as out:
+        if not sparse:
+            out.write(bytes(size))
+        for at in (PIECE, 5 * PIECE):
+            out.seek(at)
+            out.write(b"x" * PIECE)
+        out.truncate(size)
+    with ImageFile.open(path) as file:
+        file.copy_into(memory, 0x10_0000, 0, size)
+    assert list(memory.touched()) == [
+        (0x10_0000 + PIECE, PIECE),
+        (0x10_0000 + 5 * PIECE, PIECE),
+    ]
+
+
+def test_memory_without_write_is_filled_through_its_mapping(
+    memory: GuestMemory, save: Save, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> int:
+        raise OSError(22, "as hugetlbfs does")
+
+    monkeypatch.setattr(os, "pwrite", refuse)
+    data = bytes(range(1, 200)) * 1000
+    with ImageFile.open(save(data)) as file:
+        file.copy_into(memory, 0x10_0000, 0, len(data))
+    assert memory.read(0x10_0000, len(data)) == data
+
+
+def test_reading_past_the_end_is_a_truncated_file(memory: GuestMemory, save: Save) -> None:
+    with ImageFile.open(save(b"x" * 100)) as file:
+        assert file.read(90, 10) == b"x" * 10
+        with pytest.raises(ImageError, match="is truncated: it has only 100 bytes"):
+            file.read(91, 10)
+        with pytest.raises(ImageError, match="is truncated"):
+            file.copy_into(memory, 0, 50, 51)
+
+
+def test_a_file_that_shrinks_while_it_is_read_is_truncated(
+    memory: GuestMemory, save: Save
+) -> None:
+    path = save(b"x" * 100)
+    with ImageFile.open(path) as file:
+        os.truncate(path, 50)
+        with pytest.raises(ImageError, match="is truncated"):
+            file.read(0, 100)
+        with pytest.raises(ImageError, match="is truncated"):
+            file.copy_into(memory, 0, 0, 100)
+
+
+def test_what_is_no_readable_file_is_refused_with_its_name(tmp_path: Path, save: Save) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    for path, reason in (
+        (str(tmp_path / "missing"), "cannot be opened: No such file"),
+        (str(tmp_path), "is a directory"),
+        (str(tmp_path / "fifo"), "is a device or pipe"),
+        ("/dev/null", "is a device or pipe"),
+        (save(b"", "nothing"), "is empty"),
+        ("a\0b", "cannot be opened"),
+    ):
+        with pytest.raises(ImageError, match=reason):
+            ImageFile.open(path)
+
+
+def test_the_identity_follows_the_content_not_the_name(save: Save, tmp_path: Path) -> None:
+    first = Path(save(b"one"))
+    with ImageFile.open(first) as file:
+        before = file.identity
+    first.rename(tmp_path / "renamed")
+    os.utime(tmp_path / "renamed", ns=(0, 0))
+    with ImageFile.open(tmp_path / "renamed") as file:
+        assert file.identity != before
