@@ -137,8 +137,6 @@ def _blocks(memory: GuestMemory, banner: int) -> list[LogLine]:
             BLOCK_ID_SIZE, "little"
         )
         end = block.find(following, BLOCK_ID_SIZE)
-        while end % BLOCK_ID_SIZE and end >= 0:
-            end = block.find(following, end + 1)
         text = block[BLOCK_ID_SIZE : end if end >= 0 else None].partition(b"\0")[0]
         lines.append(LogLine(len(lines), None, None, _without_leftover(text)))
         if end < 0:
