@@ -10,8 +10,6 @@ from pyvmm import diagnosis_spec as spec
 from pyvmm import layout
 from pyvmm.ends import EmulationFailed, End, EntryFailed, TripleFault
 
-SOFTWARE_KVM = "kvm_pvm"
-
 
 class BootFacts(NamedTuple):
     """What the guest was given. `serial_ports` are the I/O ports of those connected to something,
@@ -27,8 +25,8 @@ class BootFacts(NamedTuple):
 class Evidence(NamedTuple):
     """What the rules look at. `said` is all that the guest wrote, on a console or in its log; `log`
     its own log alone; `silent` that no serial port ever sent a line; `registers` those of the
-    vCPUs in question: (mp_state, regs, sregs), each of them None if unknown; `unbacked` that
-    one of them executes where there is no RAM."""
+    vCPUs in question: (mp_state, regs, sregs), each of them None if unknown; `lost` that one of
+    them executes where no RAM is mapped."""
 
     end: End | None
     facts: BootFacts
@@ -36,7 +34,7 @@ class Evidence(NamedTuple):
     log: str
     silent: bool
     registers: Sequence[tuple[int | None, Any, Any]] = ()
-    unbacked: bool = False
+    lost: bool = False
 
     def parameters(self, name: str) -> list[str]:
         """The values of every `name=` on the kernel's command line."""
@@ -65,14 +63,14 @@ def likely_causes(evidence: Evidence) -> list[Cause]:
 def _not_emulated(e: Evidence) -> Cause | None:
     if not isinstance(e.end, EmulationFailed) or e.end.suberror != spec.SUBERROR_EMULATION:
         return None
-    if e.facts.kvm == SOFTWARE_KVM:
+    if e.facts.kvm == spec.SOFTWARE_KVM:
         return Cause(
             "This host has a software KVM (kvm_pvm): it interprets kernel code, and lacks some "
             "instructions that a whole operating system uses",
             "Run `pyvmm doctor` to see what this KVM can run; use a host with hardware "
             "virtualization for this guest",
         )
-    if e.unbacked:
+    if e.lost:
         return None
     return Cause(
         "KVM emulates an instruction that accesses memory where there is no RAM, and its emulator "
@@ -81,13 +79,24 @@ def _not_emulated(e: Evidence) -> Cause | None:
     )
 
 
-def _left_ram(e: Evidence) -> Cause | None:
-    if not e.unbacked:
+def _interpreted(e: Evidence) -> Cause | None:
+    if e.end is not None or e.facts.kvm != spec.SOFTWARE_KVM:
         return None
     return Cause(
-        "The guest executes at an address where there is no RAM: it jumped through a wild pointer",
-        "Check that the image is complete and for this machine with `pyvmm inspect`; give the "
-        "guest more --memory if the address lies above it",
+        "This host has a software KVM (kvm_pvm), which interprets kernel code: a whole operating "
+        "system starts so slowly that it seems to hang",
+        "Use a host with hardware virtualization for this guest",
+    )
+
+
+def _left_ram(e: Evidence) -> Cause | None:
+    if not e.lost:
+        return None
+    return Cause(
+        "The guest executes at an address where it has no memory: it jumped through a wild "
+        "pointer, or its page tables are wrong",
+        "Check with `pyvmm inspect` that the image is whole and for this machine; give the guest "
+        "more --memory if the address lies above it",
     )
 
 
@@ -104,15 +113,18 @@ def _invalid_state(e: Evidence) -> Cause | None:
 def _triple_fault_reboot(e: Evidence) -> Cause | None:
     if not isinstance(e.end, TripleFault):
         return None
-    asked = any("t" in value.split(",") for value in e.parameters("reboot"))
-    if not asked and "reboot: Restarting system" not in e.said:
-        return None
-    return Cause(
-        "The guest rebooted: "
-        + ("reboot=t makes Linux reboot by triple fault" if asked else "Linux triple-faults last"),
-        "Remove reboot= from the command line, so that Linux resets by ACPI or the keyboard "
-        "controller",
-    )
+    modes = [mode for value in e.parameters("reboot") for mode in value.split(",")]
+    if any(mode.startswith("t") for mode in modes):
+        return Cause(
+            "The guest may only have rebooted: reboot=t makes Linux reboot by triple fault",
+            "Remove reboot=t, so that Linux resets by ACPI or the keyboard controller",
+        )
+    if "reboot: Restarting system" in e.said:
+        return Cause(
+            "The guest rebooted: Linux does it by triple fault when it knows no other way",
+            "Use a kernel with ACPI, and without reboot= and acpi=off on the command line",
+        )
+    return None
 
 
 def _no_idt(e: Evidence) -> Cause | None:
@@ -241,17 +253,22 @@ def _init_died(e: Evidence) -> Cause | None:
 
 # ---- nothing to see ----
 
+_STARTED_INIT = re.compile(r"^Run \S+ as init process", re.MULTILINE)
+_CONSOLE_ENABLED = re.compile(r"console \[ttyS\d+\] enabled")
+
 
 def _consoles(e: Evidence) -> list[str]:
     return [value.partition(",")[0] for value in e.parameters("console")]
 
 
-def _tty(port: int) -> str:
-    return f"ttyS{layout.COM_PORTS.index(port)}"
+def _ttys(e: Evidence) -> list[str]:
+    """The guest's names of the serial ports in use."""
+    ports = layout.COM_PORTS
+    return [f"ttyS{ports.index(port)}" for port in e.facts.serial_ports if port in ports]
 
 
 def _no_console(e: Evidence) -> Cause | None:
-    used = [_tty(port) for port in e.facts.serial_ports if port in layout.COM_PORTS]
+    used = _ttys(e)
     if not e.silent or not (e.facts.cmdline or e.log):
         return None
     if not used:
@@ -269,11 +286,22 @@ def _no_console(e: Evidence) -> Cause | None:
     )
 
 
-def _no_serial_driver(e: Evidence) -> Cause | None:
-    started = re.search(r"Run \S+ as init process", e.log)
-    if not e.silent or started is None or not any(c.startswith("ttyS") for c in _consoles(e)):
+def _console_elsewhere(e: Evidence) -> Cause | None:
+    consoles, used = _consoles(e), _ttys(e)
+    if e.end is not None or not _STARTED_INIT.search(e.log):
         return None
-    if re.search(r"console \[ttyS\d+\] enabled", e.log):
+    if consoles[-1:] == used[:1] or not set(consoles) & set(used):
+        return None
+    return Cause(
+        f"The last console= names {consoles[-1]}: that is where Linux lets its programs write",
+        f"Put console={used[0]} last",
+    )
+
+
+def _no_serial_driver(e: Evidence) -> Cause | None:
+    if not e.silent or not _STARTED_INIT.search(e.log) or not set(_consoles(e)) & set(_ttys(e)):
+        return None
+    if _CONSOLE_ENABLED.search(e.log):
         return None
     return Cause(
         "The kernel runs, but has no driver for its serial console",
@@ -282,19 +310,20 @@ def _no_serial_driver(e: Evidence) -> Cause | None:
 
 
 def _before_console(e: Evidence) -> Cause | None:
-    if not e.silent or _no_console(e) or _no_serial_driver(e) or not e.facts.cmdline:
+    if not e.silent or not set(_consoles(e)) & set(_ttys(e)) or _STARTED_INIT.search(e.log):
         return None
-    if any("earlyprintk" in word or "earlycon" in word for word in e.facts.cmdline.split()):
+    if re.search(r"\bearly(printk|con)\b", e.facts.cmdline):
         return None
     return Cause(
-        "The guest stopped before its console worked, or is quiet",
-        "Add earlyprintk=serial,ttyS0 ignore_loglevel to the command line, to see what it says "
-        "from the start",
+        "The kernel stopped before its console worked, or is told to be quiet",
+        f"Add earlyprintk=serial,{_ttys(e)[0]} ignore_loglevel to the command line, to see what it "
+        "says from the start",
     )
 
 
 RULES: tuple[Rule, ...] = (
     _not_emulated,
+    _interpreted,
     _left_ram,
     _invalid_state,
     _triple_fault_reboot,
@@ -306,6 +335,7 @@ RULES: tuple[Rule, ...] = (
     _init_died,
     _halted_for_good,
     _no_console,
+    _console_elsewhere,
     _no_serial_driver,
     _before_console,
 )

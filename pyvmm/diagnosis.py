@@ -6,6 +6,7 @@ dead, and what it left is not to be trusted. All that it wrote is made printable
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -24,11 +25,13 @@ from pyvmm.symbols import Symbols
 if TYPE_CHECKING:
     from pyvmm.kvm.vcpu import LastExit
 
-CONSOLE_LINES = 12
+CONSOLE_LINES = 25
 LOG_LINES = 25
 LOG_LINES_SEARCHED = 8192
 CONSOLE_MAX = 1 << 16  # bytes of console output that are looked at
 EXITS = 12
+
+_PANIC = re.compile(r"Kernel panic - not syncing[^\n]*")  # Linux, kernel/panic.c
 
 Translate = Callable[[int], int | None]
 Namer = Callable[[int], str | None]
@@ -85,31 +88,38 @@ def diagnose(
     KASLR offset. No vCPU may run meanwhile. Raises nothing for what the guest did.
     """
     log = read_log(memory)[-LOG_LINES_SEARCHED:]
-    log_text = "\n".join(printable(line.text) for line in log)
+    log_text = "\n".join(text for line in log for text in printable_lines(line.text))
     shown = printable_lines(console[-CONSOLE_MAX:])
     concerned = [v for v in vcpus if v.cpu == getattr(end, "cpu", v.cpu)]
     names = _namer(memory, symbols)
     codes = {v.cpu: _Code(v, memory) for v in concerned}
-    panic = end.message if isinstance(end, ends.GuestPanic) else ""
+    told = [*shown, log_text]
+    if isinstance(end, ends.GuestPanic):
+        told.insert(0, printable(end.message))
+    said = "\n".join(told)
     evidence = Evidence(
         end=end,
         facts=facts,
-        said="\n".join([*shown, log_text, printable(panic)]),
+        said=said,
         log=log_text,
         silent=not shown,
         registers=[(v.mp_state, v.regs, v.sregs) for v in concerned],
-        unbacked=any(code.unbacked for code in codes.values()),
+        lost=any(code.lost for code in codes.values()),
     )
     sections = [_console_section(shown)]
     if log and not (shown and printable(log[-1].text).strip() in "\n".join(shown)):
         sections.append(_log_section(log))
     for vcpu in concerned:
         sections += _vcpu_sections(vcpu, codes[vcpu.cpu], end, names)
-    return Report(headline(end), likely_causes(evidence), sections)
+    first = headline(end)
+    panic = _PANIC.search(said)
+    if panic is not None:
+        first += f" ({panic[0].strip()})"
+    return Report(first, likely_causes(evidence), sections)
 
 
 def headline(end: ends.End | None) -> str:
-    """What happened, in one sentence."""
+    """What happened, in a few words."""
     match end:
         case None:
             return "The guest is still running"
@@ -122,9 +132,8 @@ def headline(end: ends.End | None) -> str:
             words = spec.SUBERRORS.get(suberror, f"internal error {suberror}")
             code = f" ({instruction.hex(' ')})" if instruction else ""
             return f"The guest died: KVM could not go on with vCPU {cpu}: {words}{code}"
-        case ends.GuestPanic(message, source):
-            words = f": {printable(message)}" if message else ""
-            return f"The guest's kernel panicked, as its {source} says{words}"
+        case ends.GuestPanic():
+            return "The guest's kernel panicked"
         case ends.DebugExit(value):
             return f"The guest wrote {value:#x} to the debug exit port"
         case ends.PoweredOff():
@@ -177,28 +186,25 @@ class _Code:
     def __init__(self, vcpu: VcpuState, memory: GuestMemory) -> None:
         self.data = b""
         self.problem = ""
-        self.unbacked = False
+        self.lost = False
         self.bits = 64
-        if vcpu.regs is None or vcpu.sregs is None:
-            self.problem = "not known"
+        if vcpu.regs is None or vcpu.sregs is None or vcpu.translate is None:
+            self.problem = "it cannot be read"
             return
         _, self.bits = _mode(vcpu.sregs)
         linear = vcpu.sregs.cs.base + vcpu.regs.rip & (1 << max(self.bits, 32)) - 1
-        while len(self.data) < spec.INSTRUCTION_MAX:
+        while len(self.data) < spec.INSTRUCTION_MAX and not self.problem:
             at = linear + len(self.data)
             length = min(spec.INSTRUCTION_MAX - len(self.data), PAGE - at % PAGE)
-            physical = _translate(vcpu, at)
+            physical = _physical(vcpu.translate, at)
+            if physical is None:
+                self.problem = f"{at:#x} is not mapped"
+                break
             try:
-                if physical is None:
-                    raise LookupError(f"{at:#x} is not mapped")
                 self.data += memory.read(physical, length)
             except MemoryAccessError:
                 self.problem = f"{at:#x} is at guest-physical {physical:#x}, which is not RAM"
-                self.unbacked = not self.data
-                return
-            except LookupError as error:
-                self.problem = str(error)
-                return
+        self.lost = not self.data
 
     def line(self) -> str:
         """The bytes and the first instruction."""
@@ -216,11 +222,9 @@ class _Code:
         return f"Code {self.data.hex(' ')}  (no instruction)"
 
 
-def _translate(vcpu: VcpuState, linear: int) -> int | None:
-    if vcpu.translate is None:
-        return None
+def _physical(translate: Translate, linear: int) -> int | None:
     try:
-        return vcpu.translate(linear)
+        return translate(linear)
     except PyvmmError:
         return None
 

@@ -56,6 +56,8 @@ MMIO = (
     Place(layout.LOCAL_APIC, 0x1000, "local APIC"),
 )
 
+SOFTWARE_KVM = "kvm_pvm"  # the module of a KVM without hardware virtualization
+
 # EntryFailed.reason.
 ENTRY_REASONS = {
     7: "invalid control fields in the VMCS",  # Intel SDM 3C §31.4, VM-instruction errors

@@ -14,16 +14,18 @@ class PanicWatch:
     def __init__(self) -> None:
         self._tail = b""
         self._said = b""
+        self._ended = False
 
     def feed(self, chunk: bytes) -> bool:
-        """Look at the next bytes of output; True once the kernel has said all about its panic."""
+        """Look at the next bytes of output; True once the kernel has said all of its panic."""
         seen = self._tail + chunk
         self._tail = seen[-TAIL:]
         if self._said:
             self._said = (self._said + chunk)[:MESSAGE_MAX]
         elif (begin := seen.find(BEGIN)) >= 0:
             self._said = seen[begin : begin + MESSAGE_MAX]
-        return bool(self._said) and END in seen
+        self._ended = self._ended or (bool(self._said) and END in seen)
+        return self._ended
 
     @property
     def message(self) -> str:
