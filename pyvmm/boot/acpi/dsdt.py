@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from pyvmm import layout
 from pyvmm.boot.acpi import aml
@@ -22,8 +22,8 @@ OSC_PCIE_CAPABILITY = 1 << 4  # third DWORD: the guest owns the capability struc
 STA_PRESENT = 0b1111  # §6.3.7: present, enabled, shown, working
 
 
-@dataclass(frozen=True)
-class Board:
+
+class Board(NamedTuple):
     """What differs between machines as ACPI describes them. Addresses and sizes in bytes."""
 
     cpus: int  # local APIC ids and processor UIDs are 0 to cpus - 1
