@@ -1,8 +1,6 @@
 /* Says hello with its command line, powers nothing off: the smallest guest there is. */
 #include "guest.h"
 
-extern const char *command_line;
-
 void main(const void *boot_params)
 {
     (void)boot_params;

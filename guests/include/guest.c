@@ -1,7 +1,6 @@
 #include "guest.h"
 
-extern const char *command_line; /* set by the entry code's caller of main, or empty */
-const char *command_line = "";
+const char *command_line;
 
 void print(const char *text)
 {

@@ -85,6 +85,7 @@ static inline void sleep_once(void)
     asm volatile("sti; hlt; cli" : : : "memory");
 }
 
+#pragma GCC visibility push(hidden)
 void print(const char *text);
 void print_number(unsigned long value);
 _Noreturn void leave(uint8_t debug_exit_value);
@@ -99,7 +100,8 @@ _Noreturn void fail(const char *why);
             fail(__FILE__ ":" LINE_OF(__LINE__) " " #what);                                        \
     } while (0)
 
-/* Words of the command line; without it there are none. */
+extern const char *command_line; /* set by the entry code */
+/* Whether `word` is the command line's first. */
 bool command_is(const char *word);
 
 /* Put the PICs' 16 vectors at IRQ_BASE, and let only the IRQs of `enabled` through. */
@@ -112,3 +114,4 @@ void load_idt(void);
 void on_interrupt(int vector);
 
 void main(const void *boot_information);
+#pragma GCC visibility pop

@@ -9,6 +9,8 @@
 _start: movl    $stack_top, %esp
         cmpl    $0x2badb002, %eax
         jne     1f
+        movl    16(%ebx), %eax          # §3.3: cmdline
+        movl    %eax, command_line
         pushl   %ebx
         call    main
         call    pass

@@ -1,14 +1,12 @@
 # Entry of a 64-bit guest by Linux's 64-bit boot protocol (x86/boot.rst): long mode, the first 4 GiB
-# mapped to themselves, RSI = struct boot_params, interrupts off. Also the way into on_interrupt().
+# mapped to themselves, RSI = struct boot_params, interrupts off. And the way into on_interrupt().
 
         .section .text.start, "ax"
         .globl  _start, load_idt
 _start: leaq    stack_top(%rip), %rsp
         movl    0x228(%rsi), %eax       # boot_params.hdr.cmd_line_ptr
-        testl   %eax, %eax
-        jz      1f
         movq    %rax, command_line(%rip)
-1:      movq    %rsi, %rdi
+        movq    %rsi, %rdi
         call    main
         call    pass
 
@@ -61,14 +59,16 @@ load_idt:                               # interrupt gates, SDM 3A §6.14.1
         addq    $16, %rdi
         decl    %ecx
         jnz     1b
+        leaq    idt(%rip), %rax
+        movq    %rax, idt_pointer + 2(%rip)
         lidt    idt_pointer(%rip)
         ret
 
-        .weak   on_interrupt
+        .weak   on_interrupt            # of those guests that have one
         .data
 idt_pointer:
         .word   (FIRST + COUNT) * 16 - 1
-        .quad   idt
+        .quad   0                       # filled in above: nothing here knows where it runs
         .bss
         .balign 16
 idt:    .skip   (FIRST + COUNT) * 16
