@@ -263,6 +263,7 @@ def _msr_table(values: Mapping[int, int]) -> Any:
 def segment(selector: int, type_: int, *, long_mode: bool = False) -> dict[str, int]:
     """A flat 4 GiB segment for sregs; `type_` as in the descriptor (SDM volume 3A §3.4.5.1)."""
     return {
+        "base": 0,  # given, or it stays what a reset leaves: 0xffff0000 for CS
         "selector": selector,
         "type": type_,
         "limit": 0xFFFF_FFFF,
