@@ -22,7 +22,6 @@ OSC_PCIE_CAPABILITY = 1 << 4  # third DWORD: the guest owns the capability struc
 STA_PRESENT = 0b1111  # §6.3.7: present, enabled, shown, working
 
 
-
 class Board(NamedTuple):
     """What differs between machines as ACPI describes them. Addresses and sizes in bytes."""
 
