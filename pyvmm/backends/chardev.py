@@ -64,6 +64,9 @@ class Chardev:
     def resume(self) -> None:
         """The guest has room for input. Any thread."""
 
+    def ended(self) -> None:
+        """The guest has ended: there will be no more output. Any thread."""
+
     def close(self) -> None:
         """Release everything. The loop's thread, or any once the loop has stopped.
 
