@@ -5,7 +5,6 @@ The order matters for speed: a memory slot costs a grace period once interrupt c
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -32,10 +31,11 @@ from pyvmm.irq import GsiLine
 from pyvmm.kvm import Kvm, Vcpu, Vm
 from pyvmm.kvm.cpuid import guest_cpuid, parse_cpu_model, physical_bits
 from pyvmm.kvm.vm import IRQCHIPS
+from pyvmm.log import Log
 from pyvmm.loop import Loop
 from pyvmm.memory import GuestMemory
 
-log = logging.getLogger(__name__)
+log = Log(__name__)
 
 REQUIRED = ("IRQCHIP", "PIT2", "USER_MEMORY", "IMMEDIATE_EXIT", "EXT_CPUID", "SYNC_REGS")
 

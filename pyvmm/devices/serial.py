@@ -9,7 +9,6 @@ times after which a FIFO below its trigger level reports a time-out have always 
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from typing import Protocol
 
@@ -17,8 +16,9 @@ from pyvmm.devices import serial_spec as spec
 from pyvmm.devices.device import Device
 from pyvmm.irq import IrqLine
 from pyvmm.layout import KIB, MIB
+from pyvmm.log import Log
 
-log = logging.getLogger(__name__)
+log = Log(__name__)
 
 UNSENT_STALLS = 64 * KIB  # the transmitter stays full while the back end holds more than this
 UNSENT_MAX = MIB  # what a guest sends all the same is lost beyond this
