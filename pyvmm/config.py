@@ -82,9 +82,9 @@ class MachineConfig(NamedTuple):
 
 
 def check_serial(kind: str, kinds: Sequence[str]) -> None:
-    """Raise UsageError unless `kind` is one of `kinds`, in which PATH stands for any."""
+    """Raise UsageError unless `kind` is one of `kinds`, in which PATH stands for any path."""
     name, colon, path = kind.partition(":")
-    if (f"{name}:PATH" if colon and path else kind) not in kinds:
+    if (f"{name}:PATH" if colon and path else kind) not in kinds or "\0" in path:
         raise UsageError(f"A serial port must be one of {', '.join(kinds)}, not {kind!r}")
 
 
