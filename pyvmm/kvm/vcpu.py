@@ -1,6 +1,5 @@
 """A virtual CPU: running it, and its state."""
 
-
 import errno
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
