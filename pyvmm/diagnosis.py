@@ -134,8 +134,8 @@ def headline(end: ends.End | None) -> str:
             return f"The guest died: KVM could not go on with vCPU {cpu}: {words}{code}"
         case ends.GuestPanic():
             return "The guest's kernel panicked"
-        case ends.DebugExit(value):
-            return f"The guest wrote {value:#x} to the debug exit port"
+        case ends.DebugExit(status):
+            return f"The guest ended through the debug exit port, with status {status}"
         case ends.PoweredOff():
             return "The guest powered itself off"
         case ends.Reset():

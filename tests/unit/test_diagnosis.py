@@ -67,7 +67,7 @@ ENDS = [
     (ends.PoweredOff(), "powered itself off"),
     (ends.Reset(), "reset itself"),
     (ends.Quit(), "ended from outside"),
-    (ends.DebugExit(7), "wrote 0x7 to the debug exit port"),
+    (ends.DebugExit(7), "the debug exit port, with status 7"),
     (None, "The guest is still running"),
 ]
 
