@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING
 
 from pyvmm import diagnosis_spec as spec
 from pyvmm import layout
-from pyvmm.diagnosis import BootFacts, VcpuState, diagnose
+from pyvmm.boot.image import DEFAULT_CMDLINE
+from pyvmm.causes import BootFacts
+from pyvmm.diagnosis import VcpuState, diagnose
 from pyvmm.errors import ImageError, KvmError
 from pyvmm.symbols import Symbols
 
 if TYPE_CHECKING:
+    from pyvmm.config import Linux
     from pyvmm.ends import End
     from pyvmm.kvm.vcpu import Vcpu
     from pyvmm.machine import Machine
@@ -27,7 +30,7 @@ def report(machine: Machine, end: End | None, console: bytes) -> str:
     boot = config.boot
     kinds = zip(layout.COM_PORTS, config.serial, strict=False)
     facts = BootFacts(
-        cmdline=(boot.cmdline or "") if boot else "",
+        cmdline=_cmdline(boot),
         initrd=bool(boot and boot.initrds),
         serial_ports=tuple(port for port, kind in kinds if kind != "none"),
         memory_size=config.memory_size,
@@ -39,6 +42,12 @@ def report(machine: Machine, end: End | None, console: bytes) -> str:
             symbols = Symbols.from_elf(boot.kernel)
     vcpus = [_state(vcpu) for vcpu in machine.board.vcpus]
     return diagnose(end, vcpus, machine.memory, console, facts, symbols).text()
+
+
+def _cmdline(boot: Linux | None) -> str:
+    if boot is None:
+        return ""
+    return DEFAULT_CMDLINE if boot.cmdline is None else boot.cmdline
 
 
 def _state(vcpu: Vcpu) -> VcpuState:
