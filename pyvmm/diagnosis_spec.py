@@ -57,7 +57,6 @@ MMIO = (
 )
 
 SOFTWARE_KVM = "kvm_pvm"  # a KVM without hardware virtualization
-KVM_MODULES = (SOFTWARE_KVM, "kvm_intel", "kvm_amd")  # which of them runs guests
 
 # EntryFailed.reason.
 ENTRY_REASONS = {

@@ -6,23 +6,20 @@ BEGIN = b"Kernel panic - not syncing"  # Linux, kernel/panic.c
 END = b"---[ end Kernel panic"
 TAIL = max(len(BEGIN), len(END)) - 1  # what may be the start of a marker that is cut in two
 MESSAGE_MAX = 256
-RECENT_MAX = 1 << 14
 
 
 class PanicWatch:
     """Fed with a serial port's output, chunk by chunk, by one thread at a time."""
 
     def __init__(self) -> None:
-        self._recent = bytearray()
+        self._tail = b""
         self._said = b""
         self._ended = False
 
     def feed(self, chunk: bytes) -> bool:
         """Look at the next bytes of output; True once the kernel has said all of its panic."""
-        seen = bytes(self._recent[-TAIL:]) + chunk
-        self._recent += chunk
-        if len(self._recent) > 2 * RECENT_MAX:
-            del self._recent[:-RECENT_MAX]
+        seen = self._tail + chunk
+        self._tail = seen[-TAIL:]
         if self._said:
             self._said = (self._said + chunk)[:MESSAGE_MAX]
         elif (begin := seen.find(BEGIN)) >= 0:
@@ -38,8 +35,3 @@ class PanicWatch:
         from pyvmm.printable import printable
 
         return printable(self._said.splitlines()[0])
-
-    @property
-    def recent(self) -> bytes:
-        """The last output, up to 16 KiB of it."""
-        return bytes(self._recent[-RECENT_MAX:])

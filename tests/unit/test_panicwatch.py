@@ -58,13 +58,3 @@ def test_what_is_kept_is_bounded_and_printable():
     watch.feed(b"y" * 10_000)
     assert len(watch.message) < 300
     assert watch.message.isprintable()
-
-
-def test_the_last_output_is_kept_and_no_more():
-    watch = PanicWatch()
-    written = b""
-    for number in range(20_000):
-        chunk = b"line %d\n" % number
-        written += chunk
-        watch.feed(chunk)
-    assert watch.recent == written[-(1 << 14) :]

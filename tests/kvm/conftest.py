@@ -1,0 +1,111 @@
+"""What the tests on a real /dev/kvm share: bare vCPUs, machines, and what this KVM cannot do."""
+
+from __future__ import annotations
+
+import mmap
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from pyvmm.errors import HostError
+from pyvmm.kvm import Kvm, Vcpu, exits
+from pyvmm.kvm.vcpu import segment
+from pyvmm.native import ffi
+
+SOFTWARE_KVM = Path("/sys/module/kvm_pvm").exists()
+MIB = 1 << 20
+CODE = 0x1000  # where a bare guest begins
+TIMEOUT = 20.0  # seconds for what takes milliseconds: only a lost event takes longer
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    try:
+        Kvm().close()
+    except HostError as error:
+        for item in items:
+            if Path(__file__).parent in item.path.parents:
+                item.add_marker(pytest.mark.skip(reason=str(error)))
+
+
+class Bare:
+    """A VM of 1 MiB with one vCPU in real mode, and nothing of pyvmm but pyvmm.kvm."""
+
+    def __init__(self, stack: ExitStack, kvm: Kvm, *, irqchip: bool) -> None:
+        self.memory = mmap.mmap(-1, MIB)
+        stack.callback(self.memory.close)
+        view = memoryview(self.memory)
+        stack.callback(view.release)
+        self.vm = stack.enter_context(kvm.create_vm())
+        self.vm.set_memory(0, 0, view)
+        if irqchip:
+            self.vm.create_irqchip()
+        self.vcpu: Vcpu = stack.enter_context(self.vm.create_vcpu(0))
+        sregs = self.vcpu.sregs
+        sregs.cs.base = sregs.cs.selector = 0
+        self.vcpu.sregs = sregs
+
+    def load(self, code: str, at: int = CODE) -> None:
+        """Put `code`, in hexadecimal, into memory, and go there."""
+        data = bytes.fromhex(code)
+        self.memory[at : at + len(data)] = data
+        regs = self.vcpu.regs
+        regs.rip, regs.rflags, regs.rsp = at, 2, CODE
+        self.vcpu.regs = regs
+
+    def protect(self) -> None:
+        """Go to 32-bit protected mode, with flat segments and an IDT without room for a gate."""
+        sregs = self.vcpu.sregs
+        sregs.cs = segment(0x10, 0xB)
+        sregs.ds = sregs.es = sregs.ss = segment(0x18, 0x3)
+        sregs.cr0 |= 1
+        sregs.idt.limit = 0
+        self.vcpu.sregs = sregs
+
+    def set_lapic(self, register: int, value: int) -> None:
+        """Write 32 bits at an offset of the local APIC (SDM 3A table 10-1)."""
+        lapic = self.vcpu.lapic
+        ffi.buffer(lapic.regs)[register : register + 4] = value.to_bytes(4, "little")
+        self.vcpu.lapic = lapic
+
+    def run(self) -> exits.Exit:
+        """The next exit; Interrupted if there is none for a long time."""
+        return run(self.vcpu)
+
+
+def run(vcpu: Vcpu) -> exits.Exit:
+    """Run on a thread of its own, so that a guest that hangs fails the test and no more."""
+    results: list[exits.Exit] = []
+
+    def body() -> None:
+        vcpu.enter_thread()
+        results.append(vcpu.run())
+        vcpu.leave_thread()
+
+    thread = threading.Thread(target=body, daemon=True)
+    thread.start()
+    thread.join(TIMEOUT)
+    if thread.is_alive():
+        vcpu.kick()
+        thread.join(TIMEOUT)
+    return results[0]
+
+
+@pytest.fixture
+def kvm() -> Iterator[Kvm]:
+    with Kvm() as kvm:
+        yield kvm
+
+
+@pytest.fixture
+def bare(kvm: Kvm) -> Iterator[Bare]:
+    with ExitStack() as stack:
+        yield Bare(stack, kvm, irqchip=False)
+
+
+@pytest.fixture
+def bare_irqchip(kvm: Kvm) -> Iterator[Bare]:
+    with ExitStack() as stack:
+        yield Bare(stack, kvm, irqchip=True)
