@@ -168,8 +168,7 @@ def _halted_for_good(e: Evidence) -> Cause | None:
 def _no_memory(e: Evidence) -> Cause | None:
     told = re.search(
         r"System is deadlocked on memory|Out of memory: |Out of memory and no killable processes"
-        r"|Initramfs unpacking failed: write error|page allocation failure"
-        r"|initrd extends beyond end of memory",
+        r"|Initramfs unpacking failed: write error|Cannot find place for new RAMDISK",
         e.said,
     )
     if told is None:

@@ -16,14 +16,14 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from pyvmm.errors import MemoryAccessError
 from pyvmm.guestkernel import GuestKernel, find_kernels, search
 from pyvmm.memory import GuestMemory
 
-RECORDS_MAX = 1 << 16  # the newest ones, if there should be more
+RECORDS_MAX = 1 << 14  # the newest ones, if there should be more
 TEXT_MAX = 2048  # twice printk's LOG_LINE_MAX: a record may be continued
 RING_BITS_MAX = 31  # log_buf_len's own limit, LOG_BUF_LEN_MAX
 
@@ -59,12 +59,13 @@ class LogLine(NamedTuple):
     text: str
 
 
-def read_log(memory: GuestMemory) -> list[LogLine]:
+def read_log(memory: GuestMemory, kernels: Iterable[GuestKernel] | None = None) -> list[LogLine]:
     """The guest's kernel log, oldest first; empty if none is found. Raises nothing. Any thread.
 
-    Of a guest that runs, records that change meanwhile may be missing.
+    `kernels` are those of find_kernels, if known. Of a guest that runs, records that change
+    meanwhile may be missing.
     """
-    for kernel in find_kernels(memory):
+    for kernel in find_kernels(memory) if kernels is None else kernels:
         try:
             lines = list(_records(kernel))
         except (LookupError, ValueError, MemoryAccessError):
