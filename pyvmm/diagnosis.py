@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 CONSOLE_LINES = 25
 LOG_LINES = 25
-CONSOLE_MAX = 1 << 16  # bytes of console output that are looked at
 EXITS = 12
 
 _PANIC = re.compile(r"Kernel panic - not syncing[^\n]*")  # Linux, kernel/panic.c
@@ -89,7 +88,7 @@ def diagnose(
     kernels = list(find_kernels(memory))
     log = read_log(memory, kernels)
     log_text = "\n".join(text for line in log for text in printable_lines(line.text))
-    shown = printable_lines(console[-CONSOLE_MAX:])
+    shown = printable_lines(console)
     concerned = [v for v in vcpus if v.cpu == getattr(end, "cpu", v.cpu)]
     names = _namer(kernels[0] if kernels else None, symbols)
     codes = {v.cpu: _Code(v, memory) for v in concerned}

@@ -31,6 +31,7 @@ RING_BITS_MAX = 31  # log_buf_len's own limit, LOG_BUF_LEN_MAX
 ID_MASK = (1 << 62) - 1
 STATE_SHIFT = 62
 COMMITTED, FINALIZED = 1, 2
+LPOS_MASK = (1 << 64) - 1
 NO_DATA = 1  # an lpos with bit 0 set: a record without text, or one that did not fit
 BLOCK_ID_SIZE = 8
 
@@ -116,7 +117,7 @@ def _records(kernel: GuestKernel) -> Iterator[LogLine]:
         begin, end = kernel.u64(desc + begin_offset), kernel.u64(desc + next_offset)
         text = b""
         if not begin & NO_DATA:
-            if begin >> size_bits != end >> size_bits:
+            if begin >> size_bits != (end - 1 & LPOS_MASK) >> size_bits:
                 begin = 0  # a block that would not fit at the ring's end lies at its start
             at = (begin & (1 << size_bits) - 1) + BLOCK_ID_SIZE
             text = kernel.read(data + at, min(length, (1 << size_bits) - at))
