@@ -31,6 +31,7 @@ from pyvmm.fastpath import enabled as fastpath_enabled
 from pyvmm.irq import GsiLine
 from pyvmm.kvm import Kvm, Vcpu, Vm
 from pyvmm.kvm.cpuid import guest_cpuid, parse_cpu_model, physical_bits
+from pyvmm.kvm.system import host_brand
 from pyvmm.kvm.vm import IRQCHIPS
 from pyvmm.log import Log
 from pyvmm.loop import Loop
@@ -192,6 +193,7 @@ class Board:
                     vcpu.index,
                     len(self.vcpus),
                     tsc_deadline=deadline,
+                    brand=host_brand(),
                 )
             )
             start.set_common_msrs(vcpu)

@@ -1,6 +1,7 @@
 """A virtual CPU: running it, and its state."""
 
 import errno
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -206,11 +207,8 @@ class Vcpu(Handle):
 
     def set_cpuid(self, entries: Sequence[CpuidEntry]) -> None:
         """What CPUID tells this vCPU; before its first run."""
-        table = ffi.new(
-            "struct kvm_cpuid2 *",
-            {"nent": len(entries), "entries": [entry._asdict() for entry in entries]},
-        )
-        call(self.fd, "KVM_SET_CPUID2", table, f"vCPU {self.index}, {len(entries)} entries")
+        asked = f"vCPU {self.index}, {len(entries)} entries"
+        call(self.fd, "KVM_SET_CPUID2", _cpuid_table(tuple(entries)), asked)
 
     @property
     def tsc_khz(self) -> int:
@@ -251,6 +249,12 @@ class Vcpu(Handle):
         except KvmError as error:
             if error.errno != errno.EINVAL:
                 raise
+
+
+@functools.lru_cache(maxsize=64)
+def _cpuid_table(entries: tuple[CpuidEntry, ...]) -> Any:
+    what = {"nent": len(entries), "entries": [entry._asdict() for entry in entries]}
+    return ffi.new("struct kvm_cpuid2 *", what)
 
 
 def _msr_table(values: Mapping[int, int]) -> Any:
