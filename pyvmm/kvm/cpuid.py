@@ -4,8 +4,6 @@ The model is the host's CPU, with features taken away by name. The topology is o
 cores with one thread each; a vCPU's APIC id is its number. Any thread may call all of this.
 """
 
-from __future__ import annotations
-
 import functools
 import struct
 from collections.abc import Iterable, Sequence

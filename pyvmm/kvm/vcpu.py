@@ -1,6 +1,5 @@
 """A virtual CPU: running it, and its state."""
 
-from __future__ import annotations
 
 import errno
 from collections.abc import Mapping, Sequence
@@ -36,12 +35,12 @@ class _State:
         self._set = f"KVM_SET_{name}"
         self._pointer = ffi.typeof(f"{ctype} *")
 
-    def __get__(self, vcpu: Vcpu, owner: type) -> Any:
+    def __get__(self, vcpu: "Vcpu", owner: type) -> Any:
         state = ffi.new(self._pointer)
         call(vcpu.fd, self._get, state, f"vCPU {vcpu.index}")
         return state
 
-    def __set__(self, vcpu: Vcpu, state: Any) -> None:
+    def __set__(self, vcpu: "Vcpu", state: Any) -> None:
         call(vcpu.fd, self._set, state, f"vCPU {vcpu.index}")
 
 
