@@ -75,5 +75,5 @@ $(STAMPS)/venv: pyproject.toml setup.py | packages
 	@mkdir -p $(STAMPS) && touch $@
 
 $(STAMPS)/build: $(NATIVE_SOURCES) | $(STAMPS)/venv
-	$(PYTHON) setup.py --quiet build_ext --inplace
+	$(PYTHON) -W ignore setup.py --quiet build_ext --inplace
 	@touch $@

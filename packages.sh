@@ -49,5 +49,5 @@ echo "Installing Debian packages:${packages:- none, fetching the package lists}"
 apt-get -qq update
 if [ -n "$packages" ]; then
 	# shellcheck disable=SC2086  # a list of words
-	DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends install $packages
+	DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends install $packages >/dev/null
 fi

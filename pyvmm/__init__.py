@@ -1,1 +1,58 @@
-"""pyvmm: a KVM virtual machine monitor."""
+"""pyvmm: a KVM virtual machine monitor.
+
+General layout
+machine.py    Machine: what a program or the command line drives
+board.py      every part of an open machine, made and wired in boot order
+config.py     what a machine is made of, as values; ends.py: how its run can end
+layout.py     the guest-physical map and the interrupt numbers
+runloop.py    a vCPU's thread; loop.py: the thread that owns the machine's state
+memory.py     guest RAM; bus.py: who answers an address; irq.py: interrupt lines
+fastpath.py   what the C exit loop (csrc/) answers without Python
+kvm/          /dev/kvm and nothing else, a binding that stands on its own
+boot/         from a kernel image to a machine ready to enter it; ACPI tables
+devices/      the board's chips; backends/: the host's side of them
+cli.py        the `pyvmm` command; doctor.py, diagnosis.py: what is wrong, in words
+"""
+
+from pyvmm.config import Linux, MachineConfig
+from pyvmm.ends import (
+    DebugExit,
+    EmulationFailed,
+    End,
+    EntryFailed,
+    GuestPanic,
+    PoweredOff,
+    Quit,
+    Reset,
+    TripleFault,
+)
+from pyvmm.errors import (
+    HostError,
+    ImageError,
+    KvmError,
+    MemoryAccessError,
+    PyvmmError,
+    UsageError,
+)
+from pyvmm.machine import Machine
+
+__all__ = [
+    "DebugExit",
+    "EmulationFailed",
+    "End",
+    "EntryFailed",
+    "GuestPanic",
+    "HostError",
+    "ImageError",
+    "KvmError",
+    "Linux",
+    "Machine",
+    "MachineConfig",
+    "MemoryAccessError",
+    "PoweredOff",
+    "PyvmmError",
+    "Quit",
+    "Reset",
+    "TripleFault",
+    "UsageError",
+]

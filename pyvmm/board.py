@@ -9,16 +9,16 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any, NamedTuple
 
-from pyvmm import boot, layout
+from pyvmm import boot, hello, layout
 from pyvmm.boot import acpi, start
 from pyvmm.bus import Bus
 from pyvmm.config import MachineConfig
-from pyvmm.devices import acpi_pm_spec, debugexit, i8042_spec, pci, pci_spec, rtc_spec, serial_spec
+from pyvmm.devices import acpi_pm_spec, debugexit, i8042_spec, pci, rtc_spec, serial_spec
 from pyvmm.devices.acpi_pm import AcpiPm
 from pyvmm.devices.debugexit import DebugExit
 from pyvmm.devices.device import Device
 from pyvmm.devices.i8042 import I8042
-from pyvmm.devices.pci import ConfigPorts, HostBridge, PciRoot
+from pyvmm.devices.pci import HostBridge, PciRoot
 from pyvmm.devices.postcode import DebugConsole, PostCode
 from pyvmm.devices.pvpanic import PvPanic
 from pyvmm.devices.rtc import Rtc
@@ -152,15 +152,11 @@ class Board:
             width=4,
         )
         self._add(PvPanic("pvpanic", on.panicked), (layout.PVPANIC_PORT, 1))
-        self.pci = PciRoot("PCI", [pci.MEMORY_WINDOW, _span(self.pci_window64)])
-        self.pci.add(HostBridge(), 0)
-        self.pci.window = self.mmio.claim(layout.ECAM, layout.ECAM_SIZE, self.pci, width=4)
+        windows = [pci.MEMORY_WINDOW, _span(self.pci_window64)]
+        self.pci = PciRoot("PCI", on.reset, windows)
+        self.pci.add(0, HostBridge())
+        self.pci.claim(self.pio, self.mmio)
         self.devices.append(self.pci)
-        self._add(
-            ConfigPorts("PCI ports", self.pci, on.reset),
-            (layout.PCI_CONFIG_ADDRESS, pci_spec.ADDRESS_SIZE + pci_spec.DATA_SIZE),
-            width=4,
-        )
         for device in self.devices:
             device.reset()
 
@@ -205,7 +201,7 @@ class Board:
         self.memory.write(layout.ACPI_TABLES, tables)
         what = self.config.boot
         if what is None:
-            entry = boot.load_builtin(self.memory)
+            entry = boot.load_bytes(hello.image(), "hello", self.memory)
         else:
             entry = boot.load(
                 what.kernel,

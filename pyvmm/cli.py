@@ -6,11 +6,15 @@ import argparse
 import os
 import signal
 import sys
-from collections.abc import Sequence
-from typing import Any, NoReturn
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from pyvmm.config import ENTRIES, SERIAL_KINDS, Linux, MachineConfig
 from pyvmm.errors import PyvmmError, UsageError
+
+if TYPE_CHECKING:
+    from pyvmm.machine import Machine
 
 SETUP_ERROR, WRONG_USAGE = 1, 2
 POWER_OFF_SECONDS = 10  # what a guest has after SIGTERM pressed its power button
@@ -99,6 +103,7 @@ def config_of(args: argparse.Namespace) -> MachineConfig:
 
 
 def _run(args: argparse.Namespace) -> int:
+    from pyvmm.backends.terminal import raw_mode
     from pyvmm.machine import Machine
 
     if args.verbose:
@@ -110,11 +115,11 @@ def _run(args: argparse.Namespace) -> int:
     machine = Machine(config_of(args))
     try:
         machine.open(_show_progress if sys.stderr.isatty() else None)
-        _install_signal_handlers(machine)
         for backend in machine.serials:
             if backend.where.startswith("/"):
                 print(f"pyvmm: a serial port is on {backend.where}", file=sys.stderr)
-        end = machine.run()
+        with _signals(machine), raw_mode():
+            end = machine.run()
         report = _report(machine) if end.status else ""
         if args.timeline:
             machine.mark_init()
@@ -127,7 +132,7 @@ def _run(args: argparse.Namespace) -> int:
     return end.status
 
 
-def _report(machine: Any) -> str:
+def _report(machine: Machine) -> str:
     from pyvmm.diagnosis import report
 
     return report(machine)
@@ -137,23 +142,39 @@ def _show_progress(text: str) -> None:
     print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
 
 
-def _install_signal_handlers(machine: Any) -> None:
-    """SIGTERM asks, then insists; SIGINT and SIGHUP end at once; SIGQUIT says where it hangs."""
-    terms = 0
+@contextmanager
+def _signals(machine: Machine) -> Iterator[None]:
+    """SIGTERM asks, then insists; SIGINT and SIGHUP end at once; SIGQUIT says where it hangs.
 
-    def on_term(*_: object) -> None:
-        nonlocal terms
-        terms += 1
-        if terms == 1:
-            machine.power_button()
-            machine.quit_after(POWER_OFF_SECONDS)
-        else:
-            machine.quit()
+    A handler may interrupt the loop anywhere, also where it holds a lock. So the handlers do
+    nothing, and Python writes the signal's number to a pipe that the loop watches.
+    """
+    receiver, sender = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    asked = False
 
-    signal.signal(signal.SIGTERM, on_term)
-    signal.signal(signal.SIGINT, lambda *_: machine.quit())
-    signal.signal(signal.SIGHUP, lambda *_: machine.quit())
-    signal.signal(signal.SIGQUIT, lambda *_: print(_report(machine), file=sys.stderr))
+    def on_signal() -> None:
+        nonlocal asked
+        for number in os.read(receiver, 64):
+            if number == signal.SIGQUIT:
+                print(_report(machine), file=sys.stderr)
+            elif number == signal.SIGTERM and not asked:
+                asked = True
+                machine.power_button()
+                machine.quit_after(POWER_OFF_SECONDS)
+            else:
+                machine.quit()
+
+    signal.set_wakeup_fd(sender)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
+        signal.signal(number, lambda *_: None)
+    machine.loop.watch(receiver, on_signal)
+    try:
+        yield
+    finally:
+        machine.loop.unwatch(receiver)
+        signal.set_wakeup_fd(-1)
+        os.close(receiver)
+        os.close(sender)
 
 
 def _doctor(args: argparse.Namespace) -> int:

@@ -20,7 +20,8 @@ MAX_NAME = 64
 class Linux(NamedTuple):
     """A kernel image and what it is started with: a bzImage, a vmlinux, or a Multiboot image.
 
-    Which of them `kernel` is, and how it is compressed, is found from its content. `initrd` is one
+    Which of them `kernel` is, and how it is compressed, is found from its content. Without a
+    `cmdline` Linux gets console=ttyS0. `initrd` is one
     path or several, which are concatenated (for Multiboot: one module each). `kaslr` lets a
     bzImage unpack itself at an address of its own choice. `entry` is one of ENTRIES: the Linux
     64-bit boot protocol, PVH, or whichever of them the image has, in this order.
@@ -28,7 +29,7 @@ class Linux(NamedTuple):
 
     kernel: str
     initrd: str | tuple[str, ...] | list[str] = ()
-    cmdline: str = ""
+    cmdline: str | None = None
     kaslr: bool = False
     entry: str = "auto"
 

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from pyvmm.value import distinct
+
 SUCCESS, DIED, PANICKED = 0, 3, 4
 
 
+@distinct
 class PoweredOff(NamedTuple):
     """The guest powered itself off through ACPI S5."""
 
@@ -19,6 +22,7 @@ class PoweredOff(NamedTuple):
         return SUCCESS
 
 
+@distinct
 class Reset(NamedTuple):
     """The guest reset itself and the machine was told not to start again."""
 
@@ -28,6 +32,7 @@ class Reset(NamedTuple):
         return SUCCESS
 
 
+@distinct
 class Quit(NamedTuple):
     """The user or the program ended the machine."""
 
@@ -37,6 +42,7 @@ class Quit(NamedTuple):
         return SUCCESS
 
 
+@distinct
 class DebugExit(NamedTuple):
     """The guest wrote v to the debug exit port: `status` is (v << 1) | 1, as of QEMU's
     isa-debug-exit, of which a process can give 8 bits."""
@@ -44,6 +50,7 @@ class DebugExit(NamedTuple):
     status: int
 
 
+@distinct
 class GuestPanic(NamedTuple):
     """The guest's kernel panicked; `message` is what it said, `source` who told: the serial
     console or pvpanic."""
@@ -57,6 +64,7 @@ class GuestPanic(NamedTuple):
         return PANICKED
 
 
+@distinct
 class TripleFault(NamedTuple):
     """vCPU `cpu` could not deliver a double fault."""
 
@@ -68,6 +76,7 @@ class TripleFault(NamedTuple):
         return DIED
 
 
+@distinct
 class EntryFailed(NamedTuple):
     """The CPU refused to run vCPU `cpu`: `reason` is the hardware's own code, or an errno."""
 
@@ -80,6 +89,7 @@ class EntryFailed(NamedTuple):
         return DIED
 
 
+@distinct
 class EmulationFailed(NamedTuple):
     """KVM could not go on with vCPU `cpu`: `suberror` is a KVM_INTERNAL_ERROR_*.
 

@@ -10,10 +10,10 @@ import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pyvmm import ends
-from pyvmm.backends.chardev import Buffer, open_chardev
+from pyvmm.backends.chardev import Chardev, open_chardev
 from pyvmm.board import Board, Callbacks
 from pyvmm.config import MachineConfig
 from pyvmm.ends import End
@@ -25,6 +25,9 @@ from pyvmm.native import lib
 from pyvmm.panicwatch import PanicWatch
 from pyvmm.runloop import Gate, run_vcpu
 from pyvmm.timeline import Timeline
+
+if TYPE_CHECKING:
+    from pyvmm.backends.buffer import Buffer
 
 log = logging.getLogger(__name__)
 
@@ -67,11 +70,11 @@ class Machine:
         if self._board is not None:
             raise UsageError("The machine is open already")
         with ExitStack() as stack:
-            self._loop = Loop()
-            stack.callback(self._loop.close)
-            backends = []
+            self.loop = Loop()
+            stack.callback(self.loop.close)
+            backends: list[Chardev] = []
             for kind in self.config.serial:
-                backends.append(open_chardev(kind, self._loop))
+                backends.append(open_chardev(kind, self.loop, self.quit))
                 stack.callback(backends[-1].close)
             self.serials = backends
             self._panic = PanicWatch()
@@ -82,7 +85,7 @@ class Machine:
                 panicked=lambda: self._request(ends.GuestPanic(self._panic.message, "pvpanic")),
                 output=self._on_output,
             )
-            board = Board(self.config, self._loop, backends, callbacks, progress)
+            board = Board(self.config, self.loop, backends, callbacks, progress)
             stack.callback(board.close)
             self._gate = Gate(board.vcpus)
             self._stack = stack.pop_all()
@@ -99,7 +102,7 @@ class Machine:
         self._gate.end()
         for thread in self._threads:
             if thread.name == "loop":
-                self._loop.stop()
+                self.loop.stop()
             thread.join()
         self._threads.clear()
         self._board = None
@@ -124,13 +127,13 @@ class Machine:
     def start(self) -> None:
         """Let the guest run, with the event loop on a thread of its own."""
         self._start_vcpus()
-        self._spawn("loop", self._loop.run)
+        self._spawn("loop", self.loop.run)
 
     def run(self) -> End:
         """Let the guest run, with the event loop on the calling thread, until it ends."""
         self._start_vcpus()
         try:
-            self._loop.run()
+            self.loop.run()
         finally:
             self._gate.shut()
         return self.wait()
@@ -141,9 +144,8 @@ class Machine:
         Raises TimeoutError, or what a reboot failed with.
         """
         with self._lock:
-            ended = self._lock.wait_for(lambda: self._end or self._error, timeout)
-        if not ended:
-            raise TimeoutError(f"The guest still runs after {timeout} s")
+            if not self._lock.wait_for(lambda: self._end or self._error, timeout):
+                raise TimeoutError(f"The guest still runs after {timeout} s")
         if self._error is not None:
             raise self._error
         assert self._end is not None
@@ -223,11 +225,17 @@ class Machine:
     @property
     def serial(self) -> Buffer:
         """The first serial port that is a `buffer`: expect() and write()."""
+        from pyvmm.backends.buffer import Buffer
+
         _ = self.board
         for backend in self.serials:
             if isinstance(backend, Buffer):
                 return backend
         raise UsageError("No serial port of this machine is a `buffer`")
+
+    def quit_after(self, seconds: float) -> None:
+        """End the guest at once in `seconds`, unless it has ended by then."""
+        self.loop.call_at(self.loop.now() + seconds, self.quit)
 
     def exit_counts(self) -> list[dict[str, int]]:
         """For each vCPU, its exits by kind; also while it runs."""
@@ -270,7 +278,7 @@ class Machine:
                 return
             self._wanted = end
         self._gate.shut()
-        self._loop.call_soon(self._do_request)
+        self.loop.call_soon(self._do_request)
 
     def _do_request(self) -> None:
         """On the loop's thread, with every vCPU on its way to the gate."""
@@ -297,8 +305,6 @@ class Machine:
                 self._gate.open()
 
     def _finish(self, end: End) -> None:
-        for backend in self.serials:
-            backend.flush()
         self.timeline.mark("ended")
         with self._lock:
             self._end = end
@@ -314,7 +320,7 @@ class Machine:
 
     def _stop_callers_loop(self) -> None:
         if not any(thread.name == "loop" for thread in self._threads):
-            self._loop.stop()
+            self.loop.stop()
 
     def _on_output(self, data: bytes) -> None:
         """What any serial port sends; with its lock held."""

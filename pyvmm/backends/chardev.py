@@ -27,6 +27,7 @@ from pyvmm.loop import READ, WRITE, Loop
 log = logging.getLogger(__name__)
 
 CHUNK = select.PIPE_BUF  # what a pipe that poll(2) calls writable takes without blocking
+LAST_WAIT = 500  # ms that close() gives a reader to take something more
 KEPT_UNREAD = 64 << 10  # bytes of output kept for a reader who may come later
 
 
@@ -64,7 +65,10 @@ class Chardev:
         """The guest has room for input. Any thread."""
 
     def close(self) -> None:
-        """Send what can be sent without waiting and release everything; the loop's thread."""
+        """Release everything. The loop's thread, or any once the loop has stopped.
+
+        Output that waits is still sent, as long as it is being read.
+        """
 
 
 class Stream(Chardev):
@@ -120,8 +124,9 @@ class Stream(Chardev):
     def close(self) -> None:
         """See Chardev."""
         with self._lock:
-            self._flush()
+            self._flush_slowly()
             self._source = self._sink = None
+            self._input.clear()
             self._output.clear()
             self._watch()
             owned, self._owned = self._owned, ()
@@ -188,6 +193,14 @@ class Stream(Chardev):
         if self._sink is None and self._keep is None:
             self._output.clear()
 
+    def _flush_slowly(self) -> None:
+        """The last output of a guest says why it ended: wait for a reader who is behind."""
+        left = -1
+        while len(self._output) != left and self._sink is not None:
+            left = len(self._output)
+            if left and _ready(self._sink, select.POLLOUT, LAST_WAIT):
+                self._flush()
+
     def _watch(self) -> None:
         """Watch for what is wanted: more input, or room for output."""
         wanted: dict[int, int] = {}
@@ -250,11 +263,11 @@ class Pty(Stream):
         self.where = os.ttyname(slave)
 
 
-def _ready(fd: int, event: int) -> bool:
-    """Whether an access would not wait: there is data or room, or an error to be told."""
+def _ready(fd: int, event: int, wait: int = 0) -> bool:
+    """Whether, within `wait` ms, there is data or room, or an error to be told."""
     poll = select.poll()
     poll.register(fd, event)
-    return bool(poll.poll(0))
+    return bool(poll.poll(wait))
 
 
 def open_chardev(kind: str, loop: Loop, quit_requested: Callable[[], object]) -> Chardev:

@@ -18,7 +18,7 @@ Ctrl-A Ctrl-A  send Ctrl-A to the guest\r
 """
 
 # termios(3): the fields of what tcgetattr gives.
-_IFLAG, _CFLAG, _LFLAG, _CC = 0, 2, 3, 6
+_IFLAG, _OFLAG, _CFLAG, _LFLAG, _CC = 0, 1, 2, 3, 6
 
 
 def make_raw(fd: int, *, output_processing: bool = False) -> None:
@@ -33,7 +33,7 @@ def make_raw(fd: int, *, output_processing: bool = False) -> None:
         | termios.INLCR | termios.IGNCR | termios.ICRNL | termios.IXON
     )  # fmt: skip
     if not output_processing:
-        attributes[_IFLAG + 1] &= ~termios.OPOST
+        attributes[_OFLAG] &= ~termios.OPOST
     attributes[_CFLAG] = attributes[_CFLAG] & ~(termios.CSIZE | termios.PARENB) | termios.CS8
     attributes[_LFLAG] &= ~(
         termios.ECHO | termios.ECHONL | termios.ICANON | termios.ISIG | termios.IEXTEN
@@ -97,7 +97,10 @@ class Stdio(Stream):
         self, loop: Loop, quit_requested: Callable[[], object], source: int = 0, sink: int = 1
     ) -> None:
         own = _reopen(sink) if os.isatty(sink) else None
-        super().__init__(loop, source, sink if own is None else own, owned=(own,) if own else ())
+        if own is None:
+            super().__init__(loop, source, sink)
+        else:
+            super().__init__(loop, source, own, owned=(own,))
         commands = {ord("x"): quit_requested, ord("h"): lambda: self.transmit(HELP)}
         self._escapes = EscapeParser(commands) if os.isatty(source) else None
 

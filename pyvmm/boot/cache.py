@@ -19,8 +19,7 @@ from pyvmm.boot.image_file import PIECE, ImageFile
 from pyvmm.boot.unpack import unpack
 
 LIMIT = 1 << 30  # bytes on disk of all images; the least recently used are deleted above it
-_SETTLED_NS = 2 * 10**9  # a file this old is on a later tick of its clock when it is next written
-
+_SETTLED_NS = 2 * 10**9  # by then the file system's clock has ticked
 _BLOCK = 512  # bytes: the unit of st_blocks, stat(2)
 
 Progress = Callable[[str], object]
@@ -97,9 +96,9 @@ def _store(folder: Path, key: str, chunks: Iterable[bytes]) -> None:
     try:
         _write_sparse(fd, chunks)
         os.fsync(fd)
-        os.rename(temporary, folder / key)
+        os.rename(temporary, folder / key)  # noqa: PTH104
     except BaseException:
-        os.unlink(temporary)
+        os.unlink(temporary)  # noqa: PTH108
         raise
     finally:
         os.close(fd)
@@ -132,11 +131,20 @@ def _link(folder: Path, link: str, key: str, source: ImageFile) -> None:
 
 def _shrink(folder: Path) -> None:
     """Delete the least recently used until the rest is within LIMIT; then links to nothing."""
-    with os.scandir(folder) as entries:
-        status = [(entry.path, entry.stat(follow_symlinks=False)) for entry in entries]
+    status = []
+    for path in folder.iterdir():
+        with suppress(FileNotFoundError):
+            status.append((path, path.lstat()))
     used = 0
     for path, entry_status in sorted(status, key=lambda pair: pair[1].st_mtime_ns, reverse=True):
         used += entry_status.st_blocks * _BLOCK
-        if used > LIMIT or not Path(path).exists():
-            with suppress(OSError):
-                os.unlink(path)
+        if used > LIMIT:
+            _remove(path)
+    for path, _ in status:
+        if path.is_symlink() and not path.exists():
+            _remove(path)
+
+
+def _remove(path: Path) -> None:
+    with suppress(OSError):  # another process was faster
+        path.unlink()

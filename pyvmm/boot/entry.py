@@ -11,17 +11,17 @@ from pyvmm.memory import GuestMemory
 # Selectors of the GDT at layout.GDT; x86/boot.rst, "64-bit Boot Protocol": __BOOT_CS, __BOOT_DS
 CODE_SELECTOR = 0x10
 DATA_SELECTOR = 0x18
-GDT_SIZE = 0x20
+GDT_SIZE = 0x20  # bytes
 
 # Segment descriptors: base 0, limit 4 GiB, present, ring 0, accessed (Intel SDM 3A §3.4.5).
 _CODE_64 = 0x00AF_9B00_0000_FFFF
 _CODE_32 = 0x00CF_9B00_0000_FFFF
 _DATA = 0x00CF_9300_0000_FFFF
 
-# Page table entries (Intel SDM 3A §4.5.4, tables 4-15 to 4-18).
+# Page table entries (Intel SDM 3A §4.5).
 _PRESENT_WRITABLE = 0x3
 _LARGE_PAGE = 0x80
-_ENTRIES = 512
+_PAGE_SIZE = 2 * layout.MIB
 _DIRECTORIES = 4  # of 1 GiB each
 
 
@@ -56,7 +56,5 @@ def _write_page_tables(memory: GuestMemory) -> None:
     for index in range(_DIRECTORIES):
         directory = directories + index * layout.PAGE
         memory.write_u64(pdpt + 8 * index, directory | _PRESENT_WRITABLE)
-    count = _ENTRIES * _DIRECTORIES
-    flags = _PRESENT_WRITABLE | _LARGE_PAGE
-    pages = (index * 2 * layout.MIB | flags for index in range(count))
-    memory.write(directories, struct.pack(f"<{count}Q", *pages))
+    pages = range(_PRESENT_WRITABLE | _LARGE_PAGE, _DIRECTORIES * layout.GIB, _PAGE_SIZE)
+    memory.write(directories, struct.pack(f"<{len(pages)}Q", *pages))

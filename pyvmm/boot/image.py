@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Protocol
@@ -17,6 +18,7 @@ from pyvmm.boot.unpack import Unsupported, compression_of
 from pyvmm.errors import ImageError, UsageError
 from pyvmm.memory import GuestMemory
 
+DEFAULT_CMDLINE = "console=ttyS0"
 PROTOCOLS = ("auto", "linux", "pvh")
 
 
@@ -42,7 +44,7 @@ def load(
     path: AnyPath,
     memory: GuestMemory,
     *,
-    cmdline: str = "",
+    cmdline: str | None = None,
     initrds: Sequence[AnyPath] = (),
     rsdp: int = 0,
     kaslr: bool = False,
@@ -51,11 +53,27 @@ def load(
 ) -> Entry:
     """Make `memory`, which must be all zeros, ready to enter the kernel at `path`.
 
-    The other arguments are those of open_image and KernelImage.load, and so are the errors.
+    The other arguments are those of open_image and KernelImage.load, and so are the errors. Without
+    a `cmdline` Linux gets DEFAULT_CMDLINE, so that it shows itself on the serial port.
     """
     image = open_image(path, kaslr=kaslr, protocol=protocol, progress=progress)
+    if cmdline is None:
+        cmdline = "" if image.protocol == "multiboot" else DEFAULT_CMDLINE
     with image.file:
         entry = image.load(memory, cmdline, initrds, rsdp)
+    write_tables(memory, entry)
+    return entry
+
+
+def load_bytes(data: bytes, name: str, memory: GuestMemory) -> Entry:
+    """Like `load` for a Multiboot image that is no file, without command line or modules."""
+    fd = os.memfd_create(name, os.MFD_CLOEXEC)
+    os.write(fd, data)
+    with ImageFile(fd, name, name) as file:
+        header = multiboot.find_header(data)
+        if header is None:
+            raise ImageError(f"{name} is no Multiboot image")
+        entry = MultibootImage(file, header, None).load(memory, "", (), 0)
     write_tables(memory, entry)
     return entry
 

@@ -12,6 +12,7 @@ from pyvmm.boot.bzimage import BzImage, SetupHeader, header_of_vmlinux
 from pyvmm.boot.elf import Elf
 from pyvmm.boot.entry import Entry
 from pyvmm.boot.image_file import AnyPath, ImageFile
+from pyvmm.errors import ImageError
 from pyvmm.memory import GuestMemory
 
 
@@ -44,9 +45,7 @@ class Vmlinux:
         address = _place(memory, self.file.name, elf.start, size, header)
         moved = address - elf.start
         for segment in elf.segments:
-            at = segment.paddr + moved
-            e820.check_free(memory, self.file.name, at, at + segment.memsz)
-            self.file.copy_into(memory, at, segment.offset, segment.filesz)
+            self.file.copy_into(memory, segment.paddr + moved, segment.offset, segment.filesz)
         write_boot_params(memory, header, cmdline, initrds, address + size, rsdp)
         return Entry(rip=elf.entry + moved, long_mode=True, rsi=layout.BOOT_PARAMS)
 
@@ -82,10 +81,10 @@ def _place(memory: GuestMemory, name: str, preferred: int, size: int, header: Se
         alignment = max(header.alignment, 2 * layout.MIB)
         places.append(-(-layout.HIGH_MEMORY // alignment) * alignment)
     for place in places:
-        if place + size <= layout.HOLE_END and e820.is_free(memory, place, place + size):
+        if place + size <= layout.HOLE and e820.is_free(memory, place, place + size):
             return place
     e820.check_free(memory, name, places[-1], places[-1] + size)
-    return preferred
+    raise ImageError(f"{name} must be loaded below 4 GiB, not at {preferred:#x}")
 
 
 def write_boot_params(

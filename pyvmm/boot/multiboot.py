@@ -24,10 +24,12 @@ class Header(NamedTuple):
 
 def find_header(head: bytes) -> Header | None:
     """Look for the header in `head`, the first SEARCH_SIZE bytes of a file."""
-    for offset in range(0, len(head) - spec.HEADER.size + 1, spec.ALIGN):
+    offset = head.find(spec.HEADER_START)
+    while 0 <= offset <= len(head) - spec.HEADER.size:
         magic, flags, checksum = spec.HEADER.unpack_from(head, offset)
-        if magic == spec.HEADER_MAGIC and not (magic + flags + checksum) & 0xFFFF_FFFF:
+        if offset % spec.ALIGN == 0 and (magic + flags + checksum) & spec.CHECKSUM_MASK == 0:
             return Header(offset, flags)
+        offset = head.find(spec.HEADER_START, offset + 1)
     return None
 
 

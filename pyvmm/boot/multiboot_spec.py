@@ -7,8 +7,9 @@ import struct
 # §3.1: the header is in the first 8 KiB, at a multiple of 4 bytes
 SEARCH_SIZE = 8192
 ALIGN = 4
-HEADER_MAGIC = 0x1BADB002
+HEADER_START = (0x1BADB002).to_bytes(4, "little")  # the magic number
 HEADER = struct.Struct("<III")  # magic flags checksum (§3.1.1); the three add up to 0
+CHECKSUM_MASK = 0xFFFF_FFFF
 ADDRESSES = struct.Struct("<IIIII")  # header_addr load_addr load_end_addr bss_end_addr entry_addr
 
 # §3.1.2: flags of the header; who does not know one of bits 0 to 15 must refuse the image

@@ -21,9 +21,7 @@ def entry_of(file: ImageFile, elf: Elf) -> int | None:
         return None
     entry = int.from_bytes(descriptor, "little")
     if entry >= layout.HOLE or not elf.contains(entry):
-        raise ImageError(
-            f"{file.name} has a PVH entry at {entry:#x}, outside its segments below 3 GiB"
-        )
+        raise ImageError(f"{file.name} has its PVH entry outside its segments, at {entry:#x}")
     return entry
 
 

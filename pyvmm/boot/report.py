@@ -96,10 +96,9 @@ def _inspect_multiboot(
     report: Report, file: ImageFile, header: multiboot.Header, executable: elf.Elf | None
 ) -> None:
     image = multiboot.MultibootImage(file, header, executable)
-    addresses = (
-        "by its header" if header.flags & multiboot_spec.HAS_ADDRESSES else "by ELF segments"
-    )
-    _add(report, "format", f"Multiboot 1, loaded {addresses}")
+    flat = header.flags & multiboot_spec.HAS_ADDRESSES
+    way = "the addresses in its header" if flat else "ELF segments"
+    _add(report, "format", f"Multiboot 1, loaded by {way}")
     _add(report, "entry", f"{image.entry:#x}")
     for segment in image.segments:
         _add(report, "loaded at", f"{segment.paddr:#x} to {segment.end:#x}")

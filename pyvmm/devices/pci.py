@@ -91,6 +91,11 @@ class Bar:
         """Bytes of its registers."""
         return 8 if not self.is_io and self.flags & spec.BAR_64 else 4
 
+    @property
+    def registers(self) -> range:
+        """The indices of its registers."""
+        return range(self.index, self.index + self.width // 4)
+
 
 class Function:
     """One PCI function. `class_code` is 24 bits: base class, subclass, interface.
@@ -136,9 +141,8 @@ class Function:
         limit = 1 << 8 * bar.width - 1
         if size & (size - 1) or not low_flags < size <= limit:
             raise UsageError(f"A BAR's size must be a power of two up to {limit:#x}, not {size:#x}")
-        taken = {other.index + at for other in self.bars for at in range(0, other.width, 4)}
-        mine = {index + at for at in range(bar.width // 4)}
-        if not mine <= set(range(spec.BARS)) or mine & taken:
+        taken = {register for other in self.bars for register in other.registers}
+        if bar.registers.stop > spec.BARS or taken.intersection(bar.registers):
             raise UsageError(f"BAR {index} must be free and one of {spec.BARS}")
         mask = (1 << 8 * bar.width) - size
         self.config.set(spec.BAR0 + 4 * index, bar.width, flags, writable=mask)

@@ -230,7 +230,7 @@ class Rtc(Device):
         waiting = [flag for flag in spec.FLAGS if self._b & ~self._flags & flag]
         events = [self._next_event(flag, self._seen) for flag in waiting]
         due = min((event for event in events if event is not None), default=None)
-        if due is not None and not self._flags & self._b:
+        if due is not None:
             wait = (due - self._now()) / spec.NANOSECOND
             self._timer = self._timers.call_at(self._timers.now() + wait, self._timer_due)
 

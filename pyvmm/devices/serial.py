@@ -68,7 +68,7 @@ class Serial(Device):
         self.reset()
 
     def reset(self) -> None:
-        """Master reset, data sheet table III; what the back end holds is still sent."""
+        """Master reset, data sheet table I; what the back end holds is still sent."""
         self._ier = 0
         self._fcr = 0
         self._lcr = 0
@@ -152,7 +152,7 @@ class Serial(Device):
                 self._scr = value
 
     def _set_fcr(self, value: int) -> None:
-        """§8.6.4: switching the FIFOs empties them; without FCR_ENABLE nothing else counts."""
+        """§8.5: switching the FIFOs empties them; without FCR_ENABLE nothing else counts."""
         if (value ^ self._fcr) & spec.FCR_ENABLE or value & spec.FCR_CLEAR_RECEIVER:
             self._received.clear()
         self._fcr = value if value & spec.FCR_ENABLE else 0

@@ -20,7 +20,7 @@ LSR = 5  # RO: line status; reading it clears the error bits
 MSR = 6  # RO: modem status; reading it clears the four change bits
 SCR = 7  # RW: scratch
 
-# §8.6.6 interrupt enable.
+# §8.7 interrupt enable.
 IER_ERBFI = 0x01  # received data, and its time-out
 IER_ETBEI = 0x02  # transmitter holding register empty
 IER_ELSI = 0x04  # receiver line status
@@ -36,17 +36,17 @@ IIR_MODEM_STATUS = 0x00
 IIR_NONE = 0x01
 IIR_FIFOS = 0xC0  # set while the FIFOs are on
 
-# §8.6.4 FIFO control; bits 1 and 2 clear themselves.
+# §8.5 FIFO control; bits 1 and 2 clear themselves.
 FCR_ENABLE = 0x01
 FCR_CLEAR_RECEIVER = 0x02
 FCR_TRIGGER_SHIFT = 6
 TRIGGER_LEVELS = (1, 4, 8, 14)  # bytes in the receiver FIFO that raise IIR_RECEIVED
 FIFO_SIZE = 16
 
-# §8.6.1 line control.
+# §8.1 line control.
 LCR_DLAB = 0x80
 
-# §8.6.7 modem control.
+# §8.8 modem control.
 MCR_DTR = 0x01
 MCR_RTS = 0x02
 MCR_OUT1 = 0x04
@@ -54,13 +54,13 @@ MCR_OUT2 = 0x08  # on a PC it lets the interrupt line through to the controller
 MCR_LOOP = 0x10  # transmitter to receiver, outputs to modem status inputs, pins idle
 MCR_MASK = 0x1F
 
-# §8.6.3 line status.
+# §8.4 line status.
 LSR_DR = 0x01
 LSR_OE = 0x02
 LSR_THRE = 0x20
 LSR_TEMT = 0x40
 
-# §8.6.8 modem status: inputs above, "has changed since the last read" four bits below each.
+# §8.9 modem status: inputs above, "has changed since the last read" four bits below each.
 MSR_TERI = 0x04  # of RI only the trailing edge counts
 MSR_CTS = 0x10
 MSR_DSR = 0x20
@@ -72,4 +72,4 @@ MSR_DELTA_SHIFT = 4
 MSR_CONNECTED = MSR_CTS | MSR_DSR | MSR_DCD  # what a cable to a ready terminal shows
 LOOPBACK = ((MCR_RTS, MSR_CTS), (MCR_DTR, MSR_DSR), (MCR_OUT1, MSR_RI), (MCR_OUT2, MSR_DCD))
 
-DIVISOR_AT_RESET = 12  # 9600 baud from 1.8432 MHz; §8.5 leaves it undefined, a PC's firmware not
+DIVISOR_AT_RESET = 12  # 9600 baud from 1.8432 MHz; table I leaves it undefined, a PC's firmware not

@@ -6,6 +6,7 @@ cores with one thread each; a vCPU's APIC id is its number. Any thread may call 
 
 from __future__ import annotations
 
+import functools
 import struct
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, TypeAlias
@@ -117,6 +118,7 @@ def physical_bits(entries: Iterable[CpuidEntry]) -> int:
 # Features by name. Nothing here runs for a plain `host`.
 
 
+@functools.cache
 def _feature_bits() -> _Bits:
     """Each feature's name and all of its bits."""
     bits: _Bits = {}
@@ -184,14 +186,12 @@ def _trim_xsave(leaves: _Leaves, bits: _Bits) -> None:
                 if (spec.XSAVE, index) in leaves:
                     leaves[spec.XSAVE, index][register] &= ~(1 << component)
     if main := leaves.get((spec.XSAVE, 0)):
-        main[spec.ECX] = max(
-            spec.XSAVE_LEGACY_SIZE,
-            *(
-                leaf[spec.EBX] + leaf[spec.EAX]
-                for component in spec.XSAVE_COMPONENT_OF
-                if main[spec.EAX] & 1 << component and (leaf := leaves.get((spec.XSAVE, component)))
-            ),
-        )
+        sizes = [
+            leaf[spec.EBX] + leaf[spec.EAX]
+            for component in spec.XSAVE_COMPONENT_OF
+            if main[spec.EAX] & 1 << component and (leaf := leaves.get((spec.XSAVE, component)))
+        ]
+        main[spec.ECX] = max([spec.XSAVE_LEGACY_SIZE, *sizes])
 
 
 def _remove(leaves: _Leaves, function: int) -> None:

@@ -156,8 +156,13 @@ FEATURE_BITS = {
         npt lbrv svm_lock nrip_save tsc_scale vmcb_clean flushbyasid decodeassists
         . . pausefilter . pfthreshold avic . v_vmsave_vmload
         vgif . x2avic . v_spec_ctrl . . .
-        . . . . svme_addr_chk""",
+        . vnmi . . svme_addr_chk""",
     (0x8000_001F, 0, EAX): "sme sev . sev_es",
+    (0x8000_0021, 0, EAX): """
+        no_nested_data_bp fs_gs_base_ns lfence_always_serializing . . verw_clear null_sel_clr_base .
+        auto_ibrs . . . . . . .
+        . . . . . . . .
+        . . . sbpb ibpb_brtype srso_no srso_user_kernel_no .""",
 }
 
 # QEMU's names where they are others, after `-` and `.` have become `_`.
@@ -191,5 +196,6 @@ DEPENDENTS = {
     "avx512bw": "avx512vbmi avx512_vbmi2 avx512_bitalg avx512_fp16 avx512_bf16",
     "avx512vl": "avx512_vnni avx512_fp16 avx512_bf16",
     "svm": "npt lbrv svm_lock nrip_save tsc_scale vmcb_clean flushbyasid decodeassists pausefilter "
-    "pfthreshold avic v_vmsave_vmload vgif x2avic v_spec_ctrl svme_addr_chk",
+    "pfthreshold avic v_vmsave_vmload vgif x2avic v_spec_ctrl vnmi "
+    "svme_addr_chk",
 }

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from pyvmm.value import distinct
 
+
+@distinct
 class PioRead(NamedTuple):
     """The guest reads `size` (1, 2, 4) bytes from `port`; answer with Vcpu.answer()."""
 
@@ -12,6 +15,7 @@ class PioRead(NamedTuple):
     size: int
 
 
+@distinct
 class PioWrite(NamedTuple):
     """The guest wrote `size` (1, 2, 4) bytes, `value`, to `port`."""
 
@@ -20,6 +24,7 @@ class PioWrite(NamedTuple):
     value: int
 
 
+@distinct
 class MmioRead(NamedTuple):
     """The guest reads `size` (1 to 8) bytes at `address`; answer with Vcpu.answer()."""
 
@@ -27,6 +32,7 @@ class MmioRead(NamedTuple):
     size: int
 
 
+@distinct
 class MmioWrite(NamedTuple):
     """The guest wrote `size` (1 to 8) bytes, `value`, at `address`."""
 
@@ -35,18 +41,22 @@ class MmioWrite(NamedTuple):
     value: int
 
 
+@distinct
 class Interrupted(NamedTuple):
     """The vCPU was kicked, or its thread got a signal."""
 
 
+@distinct
 class Hlt(NamedTuple):
     """The guest executed HLT, in a VM without in-kernel interrupt controllers."""
 
 
+@distinct
 class Shutdown(NamedTuple):
     """Triple fault: the CPU could not deliver a double fault."""
 
 
+@distinct
 class FailEntry(NamedTuple):
     """The CPU refused the guest's state; `reason` is its own code."""
 
@@ -54,6 +64,7 @@ class FailEntry(NamedTuple):
     cpu: int
 
 
+@distinct
 class InternalError(NamedTuple):
     """KVM gave up: `suberror` is a KVM_INTERNAL_ERROR_*, `data` its detail."""
 
@@ -61,6 +72,7 @@ class InternalError(NamedTuple):
     data: tuple[int, ...]
 
 
+@distinct
 class Debug(NamedTuple):
     """A guest-debug event: exception number, and the debug registers."""
 
@@ -70,6 +82,7 @@ class Debug(NamedTuple):
     dr7: int
 
 
+@distinct
 class SystemEvent(NamedTuple):
     """KVM reports a system event, KVM_SYSTEM_EVENT_*."""
 
@@ -77,6 +90,7 @@ class SystemEvent(NamedTuple):
     data: tuple[int, ...]
 
 
+@distinct
 class Unknown(NamedTuple):
     """An exit reason that pyvmm does not know: a KVM_EXIT_* number."""
 

@@ -260,10 +260,9 @@ def _msr_table(values: Mapping[int, int]) -> Any:
     return ffi.new("struct kvm_msrs *", {"nmsrs": len(entries), "entries": entries})
 
 
-def segment(selector: int, type_: int, *, long_mode: bool = False) -> dict[str, int]:
+def segment(selector: int, type_: int, *, long_mode: bool = False) -> Any:
     """A flat 4 GiB segment for sregs; `type_` as in the descriptor (SDM volume 3A §3.4.5.1)."""
-    return {
-        "base": 0,  # given, or it stays what a reset leaves: 0xffff0000 for CS
+    flat = {
         "selector": selector,
         "type": type_,
         "limit": 0xFFFF_FFFF,
@@ -273,3 +272,4 @@ def segment(selector: int, type_: int, *, long_mode: bool = False) -> dict[str, 
         "l": int(long_mode),
         "db": int(not long_mode),
     }
+    return ffi.new("struct kvm_segment *", flat)[0]  # what is not named is zero

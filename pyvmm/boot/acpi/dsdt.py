@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 from pyvmm import layout
@@ -113,6 +114,7 @@ def _pci_resources(board: Board) -> bytes:
     return aml.resource_template(*windows)
 
 
+@functools.cache
 def _pci_routing() -> bytes:
     """_PRT, §6.2.13: which GSI each slot's INTA to INTD is; wired in rotation, slot by slot."""
     gsis = [aml.integer(gsi) for gsi in layout.PCI_INTX_GSIS]

@@ -108,19 +108,18 @@ def test_the_least_recently_used_are_deleted_above_the_limit(
     save: Save, cache_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cache, "_SETTLED_NS", 0)
-    monkeypatch.setattr(cache, "LIMIT", 900_000)
+    monkeypatch.setattr(cache, "LIMIT", 1_000_000)  # three of them
     contents = [os.urandom(300_000) for _ in range(4)]
     paths = [save(images.compress("gzip", data), str(index)) for index, data in enumerate(contents)]
     for index in (0, 1):
         fetch(paths[index])
-    for at, stored in enumerate(path for path in entries(cache_home) if not path.is_symlink()):
-        os.utime(stored, ns=(at, at))
-    fetch(paths[0])  # the older of the two by now used last
+    for stored in entries(cache_home):
+        os.utime(stored, ns=(0, contents.index(stored.read_bytes())))
+    fetch(paths[0])  # the older of the two is now the one used last
     for index in (2, 3):
         fetch(paths[index])
     kept = {path.read_bytes() for path in entries(cache_home)}
-    assert contents[1] not in kept
-    assert contents[3] in kept
+    assert kept == {contents[index] for index in (0, 2, 3)}
     assert not any(path.is_symlink() and not path.exists() for path in entries(cache_home))
 
 

@@ -25,7 +25,9 @@ def test_a_copy_puts_the_bytes_where_asked_and_nothing_beside(
 
 
 @pytest.mark.parametrize("sparse", [True, False])
-def test_zeros_leave_guest_pages_untouched(memory: GuestMemory, tmp_path: Path, sparse: bool) -> None:
+def test_zeros_leave_guest_pages_untouched(
+    memory: GuestMemory, tmp_path: Path, sparse: bool
+) -> None:
     path = tmp_path / "image"
     size = 8 * PIECE
     with path.open("wb") as out:
@@ -65,9 +67,7 @@ def test_reading_past_the_end_is_a_truncated_file(memory: GuestMemory, save: Sav
             file.copy_into(memory, 0, 50, 51)
 
 
-def test_a_file_that_shrinks_while_it_is_read_is_truncated(
-    memory: GuestMemory, save: Save
-) -> None:
+def test_a_file_that_shrinks_while_it_is_read_is_truncated(memory: GuestMemory, save: Save) -> None:
     path = save(b"x" * 100)
     with ImageFile.open(path) as file:
         os.truncate(path, 50)
