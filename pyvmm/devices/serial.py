@@ -237,12 +237,14 @@ class Serial(Device):
         self.window.post(spec.THR, not self._lcr & spec.LCR_DLAB and not self._mcr & spec.MCR_LOOP)
 
     def _sync(self) -> None:
-        out2 = self._mcr & (spec.MCR_OUT2 | spec.MCR_LOOP) == spec.MCR_OUT2
-        self._line.set(out2 and self._interrupt() != spec.IIR_NONE)
         if self._overrun:
             self.window.withdraw(spec.LSR)
         else:
             self.window.publish(spec.LSR, bytes((self._lsr(),)))
+        # The interrupt comes last: a guest that it wakes reads LSR at once, and if it found there
+        # what was before, it would wait for an edge that has been.
+        out2 = self._mcr & (spec.MCR_OUT2 | spec.MCR_LOOP) == spec.MCR_OUT2
+        self._line.set(out2 and self._interrupt() != spec.IIR_NONE)
         if self._refused_input and not self._received and not self._mcr & spec.MCR_LOOP:
             self._refused_input = False
             self._backend.resume()

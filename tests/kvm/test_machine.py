@@ -15,6 +15,7 @@ from pyvmm.errors import PyvmmError, UsageError
 
 PAUSES = 2000
 MACHINES = 1000
+BYTES = 2000
 CPUS = 2
 
 
@@ -104,6 +105,15 @@ def test_two_machines_run_in_one_process_at_the_same_time() -> None:
         assert one.wait(TIMEOUT).status == other.wait(TIMEOUT).status == 33
         assert b"other." in other.serial.output
         assert b"one." in one.serial.output
+
+
+def test_no_received_byte_is_left_without_its_interrupt() -> None:
+    """The line rose before LSR told why: a guest that was quick waited for ever."""
+    with machine("serial") as vm:
+        vm.serial.expect(b"ready\n", timeout=TIMEOUT)
+        for _ in range(BYTES):
+            vm.serial.write(b"x")
+            vm.serial.expect(b"x", timeout=TIMEOUT)
 
 
 def test_run_keeps_to_the_callers_thread() -> None:
