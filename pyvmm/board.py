@@ -200,9 +200,11 @@ class Board:
         )
         self.memory.write(layout.ACPI_TABLES, tables)
         what = self.config.boot
+        self.cmdline = ""  # what a report says of it
         if what is None:
             entry = boot.load_bytes(hello.image(), "hello", self.memory)
         else:
+            self.cmdline = boot.DEFAULT_CMDLINE if what.cmdline is None else what.cmdline
             entry = boot.load(
                 what.kernel,
                 self.memory,

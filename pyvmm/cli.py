@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except PyvmmError as error:
         return _complain(error, SETUP_ERROR)
     except BrokenPipeError:  # our reader is gone: nobody is left to tell
-        sys.stdout = open(os.devnull, "w")
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return SETUP_ERROR
 
 
@@ -120,7 +120,7 @@ def _run(args: argparse.Namespace) -> int:
                 print(f"pyvmm: a serial port is on {backend.where}", file=sys.stderr)
         with _signals(machine), raw_mode():
             end = machine.run()
-        report = _report(machine) if end.status else ""
+        report = machine.diagnose().text() if end.status else ""
         if args.timeline:
             machine.mark_init()
     finally:
@@ -130,12 +130,6 @@ def _run(args: argparse.Namespace) -> int:
     if args.timeline:
         print(machine.timeline.text(), file=sys.stderr)
     return end.status
-
-
-def _report(machine: Machine) -> str:
-    from pyvmm.diagnosis import report
-
-    return report(machine)
 
 
 def _show_progress(text: str) -> None:
@@ -156,7 +150,7 @@ def _signals(machine: Machine) -> Iterator[None]:
         nonlocal asked
         for number in os.read(receiver, 64):
             if number == signal.SIGQUIT:
-                print(_report(machine), file=sys.stderr)
+                print(machine.diagnose().text(), file=sys.stderr)
             elif number == signal.SIGTERM and not asked:
                 asked = True
                 machine.power_button()

@@ -12,6 +12,7 @@ from pyvmm.boot import start
 from pyvmm.boot.entry import Entry, write_tables
 from pyvmm.errors import PyvmmError
 from pyvmm.kvm import Kvm, exits
+from pyvmm.kvm.system import module
 from pyvmm.memory import GuestMemory
 
 USEFUL = {
@@ -28,7 +29,7 @@ LOOPS = 20_000
 COUNT = b"\xb9" + LOOPS.to_bytes(4, "little") + b"\xff\xc9\x75\xfc\xf4"
 CMPXCHG16B = b"\xbf" + OPERAND.to_bytes(4, "little") + b"\xf0\x48\x0f\xc7\x0f\xf4"
 SLOW = 20_000_000  # instructions a second; an interpreter reaches about a million
-SOFTWARE_KVM = "/sys/module/kvm_pvm"
+SOFTWARE_KVM = "kvm_pvm"
 
 
 class Finding(NamedTuple):
@@ -76,7 +77,11 @@ def _processor() -> Finding:
     for flag, name in (("vmx", "Intel VT-x"), ("svm", "AMD-V")):
         if flag in flags:
             return Finding("processor", f"has {name}")
-    inside = "this is a virtual machine without nested virtualization" if "hypervisor" in flags else "it may be off in the firmware"  # fmt: skip
+    inside = (
+        "this is a virtual machine without nested virtualization"
+        if "hypervisor" in flags
+        else "it may be off in the firmware"
+    )
     return Finding("processor", f"shows neither Intel VT-x nor AMD-V: {inside}", False)
 
 
@@ -94,12 +99,8 @@ def _without_device(reason: str) -> str:
 
 
 def _flavour() -> str:
-    if os.path.exists(SOFTWARE_KVM):
-        return "kvm_pvm, a software KVM"
-    for module in ("kvm_intel", "kvm_amd"):
-        if os.path.exists(f"/sys/module/{module}"):
-            return module
-    return "KVM is built into the kernel"
+    name = module()
+    return f"{name}, a software KVM" if name == SOFTWARE_KVM else name or "built into the kernel"
 
 
 def _try_code(kvm: Kvm) -> list[Finding]:
@@ -110,7 +111,7 @@ def _try_code(kvm: Kvm) -> list[Finding]:
     if not isinstance(made, exits.Hlt):
         return [Finding("a test guest", f"ended with {made}", False, True)]
     findings = [Finding("a test guest", "ran")]
-    slow = speed < SLOW and os.path.exists(SOFTWARE_KVM)
+    slow = speed < SLOW and module() == SOFTWARE_KVM
     findings.append(
         Finding(
             "kernel code",

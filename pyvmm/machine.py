@@ -6,19 +6,19 @@ caller of `run`, or a thread of its own after `start`.
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
-from pyvmm import ends
+from pyvmm import ends, layout
 from pyvmm.backends.chardev import Chardev, open_chardev
 from pyvmm.board import Board, Callbacks
 from pyvmm.config import MachineConfig
 from pyvmm.ends import End
 from pyvmm.errors import UsageError
 from pyvmm.kvm import Vcpu, exits
+from pyvmm.kvm.system import module
 from pyvmm.loop import Loop
 from pyvmm.memory import GuestMemory
 from pyvmm.native import lib
@@ -28,8 +28,9 @@ from pyvmm.timeline import Timeline
 
 if TYPE_CHECKING:
     from pyvmm.backends.buffer import Buffer
+    from pyvmm.diagnosis import Report
 
-log = logging.getLogger(__name__)
+CONSOLE_KEPT = 64 << 10  # bytes of serial output kept for a report
 
 
 class Machine:
@@ -78,6 +79,7 @@ class Machine:
                 stack.callback(backends[-1].close)
             self.serials = backends
             self._panic = PanicWatch()
+            self._console = bytearray()
             callbacks = Callbacks(
                 power_off=lambda: self._request(ends.PoweredOff()),
                 reset=lambda: self._request(ends.Reset()),
@@ -241,6 +243,52 @@ class Machine:
         """For each vCPU, its exits by kind; also while it runs."""
         return [vcpu.exit_counts() for vcpu in self.board.vcpus]
 
+    def diagnose(self) -> Report:
+        """Say in words why the guest died, or, if it runs, where it is; it stands still meanwhile.
+
+        Not on a vCPU's thread.
+        """
+        from pyvmm.causes import BootFacts
+        from pyvmm.diagnosis import VcpuState, diagnose
+        from pyvmm.symbols import symbols_of
+
+        board, what = self.board, self.config.boot
+        with self.paused():
+            return diagnose(
+                self._end,
+                [
+                    VcpuState(
+                        vcpu.index,
+                        vcpu.regs,
+                        vcpu.sregs,
+                        vcpu.mp_state,
+                        vcpu.last_exits(),
+                        vcpu.translate,
+                    )
+                    for vcpu in board.vcpus
+                ],
+                board.memory,
+                bytes(self._console),
+                BootFacts(
+                    cmdline=board.cmdline,
+                    initrd=bool(what and what.initrds),
+                    serial_ports=layout.COM_PORTS[: len(self.serials)],
+                    memory_size=self.config.memory_size,
+                    kvm=module(),
+                ),
+                symbols_of(what.kernel) if what else None,
+            )
+
+    def mark_init(self) -> None:
+        """Add to the timeline when Linux started init, as its own log in memory tells."""
+        from pyvmm.guestlog import init_started, read_log
+
+        entered = self.timeline.of("entered")
+        with self.paused():
+            after = init_started(read_log(self.memory))
+        if after is not None and entered is not None:
+            self.timeline.mark_at("init", entered + after / 1e9)
+
     # ---- threads ----
 
     def _spawn(self, name: str, target: Callable[..., None], *args: object) -> None:
@@ -325,6 +373,9 @@ class Machine:
     def _on_output(self, data: bytes) -> None:
         """What any serial port sends; with its lock held."""
         self.timeline.mark("first serial byte")
+        self._console += data
+        if len(self._console) > 2 * CONSOLE_KEPT:
+            del self._console[:-CONSOLE_KEPT]
         if self._panic.feed(data):
             self._request(ends.GuestPanic(self._panic.message, "console"))
 

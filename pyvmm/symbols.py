@@ -101,6 +101,14 @@ def _elf_symbols(file: IO[bytes]) -> dict[int, str]:
     return found
 
 
+def symbols_of(image: str | PathLike[str]) -> Symbols | None:
+    """The symbols of an image file; None if it is no ELF file, damaged, or has none."""
+    try:
+        return Symbols.from_elf(image)
+    except ImageError:
+        return None
+
+
 class _Kallsyms:
     """The compressed symbol table in a kernel's memory; only the names asked for are unpacked."""
 

@@ -14,10 +14,15 @@ def distinct(kind: T) -> T:
     """
 
     def equal(self: tuple[object, ...], other: object) -> bool:
-        return type(self) is type(other) and tuple.__eq__(self, other)  # type: ignore[arg-type]
+        return type(self) is type(other) and tuple.__eq__(self, other)
 
-    kind.__eq__ = equal  # type: ignore[assignment]
-    kind.__ne__ = lambda self, other: not equal(self, other)  # type: ignore[assignment]
-    kind.__hash__ = lambda self: hash((type(self), *self))  # type: ignore[assignment]
-    kind.__bool__ = lambda _: True  # type: ignore[attr-defined]
+    def differ(self: tuple[object, ...], other: object) -> bool:
+        return not equal(self, other)
+
+    def hashed(self: tuple[object, ...]) -> int:
+        return hash((type(self), *self))
+
+    methods = {"__eq__": equal, "__ne__": differ, "__hash__": hashed, "__bool__": lambda _: True}
+    for name, method in methods.items():
+        setattr(kind, name, method)
     return kind

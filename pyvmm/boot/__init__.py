@@ -6,6 +6,6 @@ kernels; entry.py is what the machine gets; report.py is `pyvmm inspect`.
 """
 
 from pyvmm.boot.entry import Entry
-from pyvmm.boot.image import KernelImage, load, load_bytes, open_image
+from pyvmm.boot.image import DEFAULT_CMDLINE, KernelImage, load, load_bytes, open_image
 
-__all__ = ["Entry", "KernelImage", "load", "load_bytes", "open_image"]
+__all__ = ["DEFAULT_CMDLINE", "Entry", "KernelImage", "load", "load_bytes", "open_image"]

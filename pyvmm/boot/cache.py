@@ -96,9 +96,9 @@ def _store(folder: Path, key: str, chunks: Iterable[bytes]) -> None:
     try:
         _write_sparse(fd, chunks)
         os.fsync(fd)
-        os.rename(temporary, folder / key)  # noqa: PTH104
+        os.rename(temporary, folder / key)
     except BaseException:
-        os.unlink(temporary)  # noqa: PTH108
+        os.unlink(temporary)
         raise
     finally:
         os.close(fd)

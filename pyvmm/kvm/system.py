@@ -27,6 +27,15 @@ CURES = {
 FIRST_ENTRIES = 128  # CPUID entries asked for at first; KVM_GET_SUPPORTED_CPUID says if too few
 
 
+def module() -> str:
+    """Which kernel module is this host's KVM: kvm_intel, kvm_amd, kvm_pvm (a software KVM), or ""
+    if it is built in."""
+    for name in ("kvm_pvm", "kvm_intel", "kvm_amd"):
+        if os.path.exists(f"/sys/module/{name}"):
+            return name
+    return ""
+
+
 class Kvm(Handle):
     """An open /dev/kvm. Any thread."""
 

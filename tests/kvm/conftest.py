@@ -95,19 +95,19 @@ def run(vcpu: Vcpu) -> exits.Exit:
     return results[0]
 
 
-@pytest.fixture()
+@pytest.fixture
 def kvm() -> Iterator[Kvm]:
     with Kvm() as kvm:
         yield kvm
 
 
-@pytest.fixture()
+@pytest.fixture
 def bare(kvm: Kvm) -> Iterator[Bare]:
     with ExitStack() as stack:
         yield Bare(stack, kvm, irqchip=False)
 
 
-@pytest.fixture()
+@pytest.fixture
 def bare_irqchip(kvm: Kvm) -> Iterator[Bare]:
     with ExitStack() as stack:
         yield Bare(stack, kvm, irqchip=True)

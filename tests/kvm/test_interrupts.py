@@ -19,14 +19,14 @@ SPURIOUS, SOFTWARE_ENABLE = 0xF0, 0x100  # SDM 3A §10.9
 LINT0, EXTINT = 0x350, 7 << 8  # SDM 3A §10.5.1: what the PICs ask for
 
 
-@pytest.fixture()
+@pytest.fixture
 def eventfd() -> Iterator[int]:
     fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
     yield fd
     os.close(fd)
 
 
-@pytest.fixture()
+@pytest.fixture
 def sleeper(bare_irqchip: Bare) -> Bare:
     """A guest that sleeps and writes to port 0x80 when it gets VECTOR."""
     guest = bare_irqchip
