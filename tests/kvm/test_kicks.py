@@ -35,7 +35,7 @@ def test_every_one_of_a_million_kicks_is_seen(bare: Bare) -> None:
 
     thread = threading.Thread(target=body, daemon=True)
     thread.start()
-    for wanted in range(1, PAUSES + 1):  # noqa: B007 (the other thread reads it)
+    for wanted in range(1, PAUSES + 1):
         for _ in range(KICKS_AT_ONCE):
             vcpu.kick()
         assert answered.acquire(timeout=TIMEOUT), f"Kick {wanted} was lost"

@@ -62,7 +62,7 @@ def test_what_nobody_claimed_reads_as_ones_and_takes_no_writes() -> None:
 def test_an_overlapping_claim_is_refused_and_names_both(base: int, size: int) -> None:
     bus = Bus("pio")
     bus.claim(0x10, 4, Registers("first", 4, 1))
-    with pytest.raises(UsageError, match="second at pio .* overlaps first at 0x10"):
+    with pytest.raises(UsageError, match=r"second at pio .* overlaps first at 0x10"):
         bus.claim(base, size, Registers("second", size, 1))
 
 

@@ -35,7 +35,7 @@ class Recorder(Device):
         return 0
 
 
-@pytest.fixture()
+@pytest.fixture
 def fastpath() -> Iterator[FastPath]:
     loop = Loop()
     fastpath = FastPath(loop)
@@ -44,12 +44,12 @@ def fastpath() -> Iterator[FastPath]:
     loop.close()
 
 
-@pytest.fixture()
+@pytest.fixture
 def device() -> Recorder:
     return Recorder()
 
 
-@pytest.fixture()
+@pytest.fixture
 def bus(fastpath: FastPath, device: Recorder) -> Bus:
     bus = Bus("pio", fastpath.window)
     device.window = bus.claim(BASE, 8, device)
@@ -59,8 +59,7 @@ def bus(fastpath: FastPath, device: Recorder) -> Bus:
 def rules(fastpath: FastPath) -> list[tuple[int, int, int, int]]:
     native = fastpath.native
     return [
-        (rule.base, rule.size, rule.kind, rule.enabled)
-        for rule in native.rules[0 : native.count]
+        (rule.base, rule.size, rule.kind, rule.enabled) for rule in native.rules[0 : native.count]
     ]
 
 
@@ -105,9 +104,7 @@ def test_what_is_posted_reaches_the_device_from_the_loop(
     assert device.bytes == b"abc"
 
 
-def test_draining_empties_every_ring_once(
-    fastpath: FastPath, bus: Bus, device: Recorder
-) -> None:
+def test_draining_empties_every_ring_once(fastpath: FastPath, bus: Bus, device: Recorder) -> None:
     device.window.post(0, True)
     append(fastpath, 0, b"x" * 4096)
     fastpath.drain()

@@ -84,9 +84,7 @@ def test_a_writable_descriptor_calls_back(loop: TestLoop, pipe: tuple[int, int])
     loop.run()
 
 
-def test_a_second_watch_takes_the_place_of_the_first(
-    loop: TestLoop, pipe: tuple[int, int]
-) -> None:
+def test_a_second_watch_takes_the_place_of_the_first(loop: TestLoop, pipe: tuple[int, int]) -> None:
     calls = []
     loop.watch(pipe[0], lambda: calls.append("first"))
     loop.watch(pipe[0], lambda: calls.append("second"))

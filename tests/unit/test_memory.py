@@ -98,7 +98,7 @@ def test_integers_are_little_endian(memory: GuestMemory) -> None:
 
 @given(st.integers(-(1 << 65), 1 << 65), st.integers(-8, 1 << 65))
 def test_no_access_gets_outside(address: int, length: int) -> None:
-    inside = 0 <= address and length >= 0 and address + length <= SIZE
+    inside = address >= 0 and length >= 0 and address + length <= SIZE
     if inside:
         assert len(SHARED.view(address, length)) == length
     else:
