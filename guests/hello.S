@@ -378,7 +378,7 @@ dash:           .asciz  " - "
 ram_text:       .asciz  " RAM"
 reserved_text:  .asciz  " reserved"
 cpus_text:      .asciz  " CPU(s), under "
-panic_text:     .ascii  "Kernel panic - not syncing: as you asked\n"       # as Linux says it
+panic_text:     .ascii  "Kernel panic - not syncing: as you asked\n"
                 .asciz  "---[ end Kernel panic - not syncing: as you asked ]---\n"
 unknown_text:   .asciz  "Unknown command. "
 help_text:      .ascii  "Commands: help cpus memory time, echo TEXT,\n"

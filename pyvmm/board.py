@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from functools import partial
 from typing import Any, NamedTuple
 
 from pyvmm import boot, hello, layout
@@ -30,8 +31,11 @@ from pyvmm.irq import GsiLine
 from pyvmm.kvm import Kvm, Vcpu, Vm
 from pyvmm.kvm.cpuid import guest_cpuid, parse_cpu_model, physical_bits
 from pyvmm.kvm.vm import IRQCHIPS
+from pyvmm.log import Log
 from pyvmm.loop import Loop
 from pyvmm.memory import GuestMemory
+
+log = Log(__name__)
 
 REQUIRED = ("IRQCHIP", "PIT2", "USER_MEMORY", "IMMEDIATE_EXIT", "EXT_CPUID", "SYNC_REGS")
 
@@ -43,7 +47,7 @@ class Callbacks(NamedTuple):
     reset: Callable[[], object]
     debug_exit: Callable[[int], object]
     panicked: Callable[[], object]
-    output: Callable[[bytes], object]  # what any serial port sends
+    output: Callable[[int, bytes], object]  # what serial port 0 or 1 sends
 
 
 class Board:
@@ -126,7 +130,12 @@ class Board:
         self.devices: list[Device] = []
         self.serials = [
             self._add(
-                Serial(f"COM{index + 1}", self._line(layout.COM_GSIS[index]), backend, on.output),
+                Serial(
+                    f"COM{index + 1}",
+                    self._line(layout.COM_GSIS[index]),
+                    backend,
+                    partial(on.output, index),
+                ),
                 (layout.COM_PORTS[index], serial_spec.PORTS),
             )
             for index, backend in enumerate(backends)
@@ -145,7 +154,7 @@ class Board:
             width=4,
         )
         self.post = self._add(PostCode("POST"), (layout.POST_PORT, 1))
-        self._add(DebugConsole("debugcon", on.output), (layout.DEBUGCON_PORT, 1))
+        self._add(DebugConsole("debugcon", _log_debug_output), (layout.DEBUGCON_PORT, 1))
         self._add(
             DebugExit("debug exit", on.debug_exit),
             (layout.DEBUG_EXIT_PORT, debugexit.PORTS),
@@ -240,6 +249,10 @@ class Board:
         """Hand every device what the exit loop has queued for it. Any thread."""
         if self.fastpath is not None:
             self.fastpath.drain()
+
+
+def _log_debug_output(data: bytes) -> None:
+    log.info("Debug port: %s", data.decode("ascii", "backslashreplace"))
 
 
 def _span(window: tuple[int, int]) -> range:

@@ -10,15 +10,15 @@ answers by itself, and have writes posted (csrc/exitloop.c); `Window` here is th
 
 from __future__ import annotations
 
-import logging
 import threading
 from bisect import bisect_right
 from collections.abc import Callable
 from typing import Protocol
 
 from pyvmm.errors import UsageError
+from pyvmm.log import Log
 
-log = logging.getLogger(__name__)
+log = Log(__name__)
 
 
 class Device(Protocol):

@@ -78,13 +78,13 @@ class Machine:
                 backends.append(open_chardev(kind, self.loop, self.quit))
                 stack.callback(backends[-1].close)
             self.serials = backends
-            self._panic = PanicWatch()
+            self._panics = [PanicWatch() for _ in self.config.serial]
             self._console = bytearray()
             callbacks = Callbacks(
                 power_off=lambda: self._request(ends.PoweredOff()),
                 reset=lambda: self._request(ends.Reset()),
                 debug_exit=lambda status: self._request(ends.DebugExit(status)),
-                panicked=lambda: self._request(ends.GuestPanic(self._panic.message, "pvpanic")),
+                panicked=lambda: self._request(ends.GuestPanic(self._panic_message(), "pvpanic")),
                 output=self._on_output,
             )
             board = Board(self.config, self.loop, backends, callbacks, progress)
@@ -335,8 +335,9 @@ class Machine:
         self.board.drain()
         end = self._wanted
         assert end is not None
-        if self._panic.message and not isinstance(end, ends.GuestPanic):
-            end = ends.GuestPanic(self._panic.message, "console")
+        message = self._panic_message()
+        if message and not isinstance(end, ends.GuestPanic):
+            end = ends.GuestPanic(message, "console")
         if isinstance(end, ends.Reset) and not self.config.no_reboot:
             self._reboot()
         else:
@@ -371,14 +372,17 @@ class Machine:
         if not any(thread.name == "loop" for thread in self._threads):
             self.loop.stop()
 
-    def _on_output(self, data: bytes) -> None:
-        """What any serial port sends; with its lock held."""
+    def _on_output(self, port: int, data: bytes) -> None:
+        """What serial port number `port` sends; with its lock held."""
         self.timeline.mark("first serial byte")
         self._console += data
         if len(self._console) > 2 * CONSOLE_KEPT:
             del self._console[:-CONSOLE_KEPT]
-        if self._panic.feed(data):
-            self._request(ends.GuestPanic(self._panic.message, "console"))
+        if self._panics[port].feed(data):
+            self._request(ends.GuestPanic(self._panics[port].message, "console"))
+
+    def _panic_message(self) -> str:
+        return next((watch.message for watch in self._panics if watch.message), "")
 
 
 def _end_of(cpu: int, exit: exits.Exit) -> End:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import mmap
 import os
-import re
 import struct
 from collections.abc import Iterator
 from contextlib import suppress
@@ -17,8 +16,7 @@ from typing import NamedTuple
 from pyvmm import layout
 from pyvmm.errors import HostError, MemoryAccessError, UsageError
 
-_SIZE = re.compile(r"(\d+)\s*([KMGT]?)(?:i?B)?", re.IGNORECASE | re.ASCII)
-_UNITS = {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}
+_UNITS = {"K": 10, "M": 20, "G": 30, "T": 40}
 HUGEPAGE = 2 * layout.MIB
 
 
@@ -29,10 +27,11 @@ def parse_size(text: str | int, what: str = "size") -> int:
     """
     if isinstance(text, int):
         return text
-    match = _SIZE.fullmatch(text.strip())
-    if match is None:
+    unit = _UNITS.get(text[-1:].upper(), 0)
+    number = text[:-1] if unit else text
+    if not (number.isascii() and number.isdigit()):
         raise UsageError(f"{what} must be a number with K, M, G or T, as in 512M, not {text!r}")
-    return int(match[1]) << _UNITS[match[2].upper()]
+    return int(number) << unit
 
 
 class Region(NamedTuple):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 BEGIN = b"Kernel panic - not syncing"  # Linux, kernel/panic.c
-END = b"---[ end Kernel panic"
+END = b"---[ end Kernel panic"  # and the rest of that line
 TAIL = max(len(BEGIN), len(END)) - 1  # what may be the start of a marker that is cut in two
 MESSAGE_MAX = 256
 
@@ -14,6 +14,7 @@ class PanicWatch:
     def __init__(self) -> None:
         self._tail = b""
         self._said = b""
+        self._last_line = False  # END has been seen
         self._ended = False
 
     def feed(self, chunk: bytes) -> bool:
@@ -24,7 +25,11 @@ class PanicWatch:
             self._said = (self._said + chunk)[:MESSAGE_MAX]
         elif (begin := seen.find(BEGIN)) >= 0:
             self._said = seen[begin : begin + MESSAGE_MAX]
-        self._ended = self._ended or (bool(self._said) and END in seen)
+        if self._last_line:
+            self._ended = self._ended or b"\n" in chunk
+        elif self._said and (end := seen.find(END)) >= 0:
+            self._last_line = True
+            self._ended = b"\n" in seen[end:]
         return self._ended
 
     @property

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 
@@ -46,6 +45,8 @@ class Timeline:
 
     def text(self) -> str:
         """A line for each point, and all of them as one line of JSON."""
+        import json
+
         times = self.milliseconds()
         lines = [
             f"{point:<18}{'not seen' if at is None else f'{at:10.1f} ms'}"

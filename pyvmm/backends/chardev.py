@@ -14,7 +14,6 @@ every access, because O_NONBLOCK cannot be set on one that is shared with other 
 
 from __future__ import annotations
 
-import logging
 import os
 import select
 import threading
@@ -22,9 +21,10 @@ from collections.abc import Callable
 from typing import Protocol
 
 from pyvmm.errors import HostError, UsageError
+from pyvmm.log import Log
 from pyvmm.loop import READ, WRITE, Loop
 
-log = logging.getLogger(__name__)
+log = Log(__name__)
 
 CHUNK = select.PIPE_BUF  # what a pipe that poll(2) calls writable takes without blocking
 LAST_WAIT = 500  # ms that close() gives a reader to take something more

@@ -13,7 +13,6 @@ import os
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from pathlib import Path
 
 from pyvmm.boot.image_file import PIECE, ImageFile
 from pyvmm.boot.unpack import unpack
@@ -37,14 +36,14 @@ def unpacked(
     link = f"{source.identity}-{offset:x}-{length:x}"
     if folder:
         with suppress(OSError):
-            return _open(folder, (folder / link).readlink(), source.name)
+            return _open(folder, os.readlink(f"{folder}/{link}"), source.name)
     data = source.read(offset, length)
     if folder:
         from hashlib import sha256
 
         key = sha256(data).hexdigest()
         with suppress(OSError):
-            if not (folder / key).exists():
+            if not os.path.exists(f"{folder}/{key}"):
                 _store(folder, key, _reported(source.name, kind, data, progress))
             _link(folder, link, key, source)
             return _open(folder, key, source.name)
@@ -57,26 +56,26 @@ def unpacked(
         raise
 
 
-def _folder() -> Path | None:
+def _folder() -> str | None:
     base = os.environ.get("XDG_CACHE_HOME", "")
     if not base.startswith("/"):  # XDG Base Directory Specification: relative ones are ignored
         home = os.environ.get("HOME")
         base = f"{home}/.cache" if home else ""
     if not base.startswith("/"):
         return None
-    folder = Path(base, "pyvmm", "kernels")
+    folder = f"{base}/pyvmm/kernels"
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.makedirs(folder, mode=0o700, exist_ok=True)
     except (OSError, ValueError):
         return None
     return folder
 
 
-def _open(folder: Path, key: str | Path, name: str) -> ImageFile:
-    fd = os.open(folder / key, os.O_RDONLY | os.O_CLOEXEC)
+def _open(folder: str, key: str, name: str) -> ImageFile:
+    fd = os.open(f"{folder}/{key}", os.O_RDONLY | os.O_CLOEXEC)
     with suppress(OSError):
         os.utime(fd)  # used now
-    return ImageFile(fd, name, str(key))
+    return ImageFile(fd, name, key)
 
 
 def _reported(name: str, kind: str, data: bytes, progress: Progress | None) -> Iterable[bytes]:
@@ -88,7 +87,7 @@ def _reported(name: str, kind: str, data: bytes, progress: Progress | None) -> I
         yield chunk
 
 
-def _store(folder: Path, key: str, chunks: Iterable[bytes]) -> None:
+def _store(folder: str, key: str, chunks: Iterable[bytes]) -> None:
     """Write a file that appears under its name only when it is whole and on the disk."""
     import tempfile
 
@@ -96,7 +95,7 @@ def _store(folder: Path, key: str, chunks: Iterable[bytes]) -> None:
     try:
         _write_sparse(fd, chunks)
         os.fsync(fd)
-        os.rename(temporary, folder / key)
+        os.rename(temporary, f"{folder}/{key}")
     except BaseException:
         os.unlink(temporary)
         raise
@@ -118,7 +117,7 @@ def _write_sparse(fd: int, chunks: Iterable[bytes]) -> None:
     os.ftruncate(fd, at)
 
 
-def _link(folder: Path, link: str, key: str, source: ImageFile) -> None:
+def _link(folder: str, link: str, key: str, source: ImageFile) -> None:
     """Remember that this very file unpacks to `key`, unless its time stamps are too fresh.
 
     A file may be written again within one tick of its clock, and then its identity stays.
@@ -126,25 +125,25 @@ def _link(folder: Path, link: str, key: str, source: ImageFile) -> None:
     status = os.fstat(source.fd)
     if time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) > _SETTLED_NS:
         with suppress(OSError):
-            (folder / link).symlink_to(key)
+            os.symlink(key, f"{folder}/{link}")
 
 
-def _shrink(folder: Path) -> None:
+def _shrink(folder: str) -> None:
     """Delete the least recently used until the rest is within LIMIT; then links to nothing."""
     status = []
-    for path in folder.iterdir():
+    for entry in os.scandir(folder):
         with suppress(FileNotFoundError):
-            status.append((path, path.lstat()))
+            status.append((entry.path, entry.stat(follow_symlinks=False)))
     used = 0
     for path, entry_status in sorted(status, key=lambda pair: pair[1].st_mtime_ns, reverse=True):
         used += entry_status.st_blocks * _BLOCK
         if used > LIMIT:
             _remove(path)
     for path, _ in status:
-        if path.is_symlink() and not path.exists():
+        if os.path.islink(path) and not os.path.exists(path):
             _remove(path)
 
 
-def _remove(path: Path) -> None:
+def _remove(path: str) -> None:
     with suppress(OSError):  # another process was faster
-        path.unlink()
+        os.unlink(path)

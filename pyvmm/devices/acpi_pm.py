@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 
 from pyvmm.devices import acpi_pm_spec as spec
 from pyvmm.devices.device import Device
 from pyvmm.irq import IrqLine
+from pyvmm.log import Log
 from pyvmm.loop import Timer, Timers
 
-log = logging.getLogger(__name__)
+log = Log(__name__)
 
 
 class AcpiPm(Device):

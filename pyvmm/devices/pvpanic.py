@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 
 from pyvmm.devices import pvpanic_spec as spec
 from pyvmm.devices.device import Device
+from pyvmm.log import Log
 
-log = logging.getLogger(__name__)
+log = Log(__name__)
 
 
 class PvPanic(Device):

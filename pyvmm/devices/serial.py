@@ -1,4 +1,6 @@
-"""The NS16550A UART, as a PC wires it: interrupts reach the controller only with OUT2 set.
+"""The NS16550A UART, as QEMU wires it: interrupts reach the controller whatever OUT2 is.
+
+On a PC they would need OUT2, but guests that were written on an emulator do not always set it.
 
 Characters take no time on this line. What the guest sends is gone at once, unless the host does
 not take it: then the transmitter stays full. And when characters have arrived, the four character
@@ -7,7 +9,6 @@ times after which a FIFO below its trigger level reports a time-out have always 
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from typing import Protocol
 
@@ -15,8 +16,9 @@ from pyvmm.devices import serial_spec as spec
 from pyvmm.devices.device import Device
 from pyvmm.irq import IrqLine
 from pyvmm.layout import KIB, MIB
+from pyvmm.log import Log
 
-log = logging.getLogger(__name__)
+log = Log(__name__)
 
 UNSENT_STALLS = 64 * KIB  # the transmitter stays full while the back end holds more than this
 UNSENT_MAX = MIB  # what a guest sends all the same is lost beyond this
@@ -237,14 +239,14 @@ class Serial(Device):
         self.window.post(spec.THR, not self._lcr & spec.LCR_DLAB and not self._mcr & spec.MCR_LOOP)
 
     def _sync(self) -> None:
+        # First the status, then the interrupt: a guest that is interrupted reads what was published
+        # at once, on another thread, and must find the reason there.
         if self._overrun:
             self.window.withdraw(spec.LSR)
         else:
             self.window.publish(spec.LSR, bytes((self._lsr(),)))
-        # The interrupt comes last: a guest that it wakes reads LSR at once, and if it found there
-        # what was before, it would wait for an edge that has been.
-        out2 = self._mcr & (spec.MCR_OUT2 | spec.MCR_LOOP) == spec.MCR_OUT2
-        self._line.set(out2 and self._interrupt() != spec.IIR_NONE)
+        looped = self._mcr & spec.MCR_LOOP
+        self._line.set(not looped and self._interrupt() != spec.IIR_NONE)
         if self._refused_input and not self._received and not self._mcr & spec.MCR_LOOP:
             self._refused_input = False
             self._backend.resume()

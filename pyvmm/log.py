@@ -1,0 +1,36 @@
+"""Loggers of the standard library that are made when they are first used.
+
+Importing `logging` costs a start-up 5 ms, and most machines have nothing to say.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import logging
+
+
+class Log:
+    """Stands for `logging.getLogger(name)`."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    @property
+    def logger(self) -> logging.Logger:
+        """The logger itself."""
+        import logging
+
+        return logging.getLogger(self._name)
+
+    def debug(self, message: str, *args: object) -> None:
+        """See logging.Logger.debug."""
+        self.logger.debug(message, *args, stacklevel=2)
+
+    def info(self, message: str, *args: object) -> None:
+        """See logging.Logger.info."""
+        self.logger.info(message, *args, stacklevel=2)
+
+    def warning(self, message: str, *args: object) -> None:
+        """See logging.Logger.warning."""
+        self.logger.warning(message, *args, stacklevel=2)
