@@ -17,7 +17,7 @@ HEAVY = {"asyncio", "argparse", "elftools", "capstone", "prompt_toolkit", "inspe
 
 # Each part, and the parts that it may import. VALUES are modules that know of nothing else, and
 # like facts, in `_spec` modules, are open to all.
-VALUES = {"errors", "layout", "ends", "value", "printable"}
+VALUES = {"errors", "layout", "ends", "value", "printable", "log"}
 BASE = {"bus", "memory", "irq", "loop", "hooks", "worker", "context", "fastpath"}
 MAY_IMPORT = {
     "native": {"_native"},

@@ -39,11 +39,10 @@ def large() -> Iterator[GuestMemory]:
     [
         ("512M", 512 * MIB),
         ("4G", 4 * GIB),
-        ("1 GiB", GIB),
         ("64k", 65536),
         ("4096", 4096),
         ("1T", 1 << 40),
-        (" 2m ", 2 * MIB),
+        ("2m", 2 * MIB),
         (4096, 4096),
     ],
 )
@@ -51,7 +50,9 @@ def test_sizes_are_powers_of_1024(text: str | int, size: int) -> None:
     assert parse_size(text) == size
 
 
-@pytest.mark.parametrize("text", ["", "M", "-1M", "1.5G", "1X", "0x10", "1M1", "１M", "1MM"])
+@pytest.mark.parametrize(
+    "text", ["", "M", "-1M", "1.5G", "1X", "0x10", "1M1", "１M", "1MM", "1 G", "1_0"]
+)
 def test_what_is_no_size_is_refused_by_name(text: str) -> None:
     with pytest.raises(UsageError, match="--memory must be a number"):
         parse_size(text, "--memory")
