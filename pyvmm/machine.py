@@ -200,6 +200,7 @@ class Machine:
 
     def reset(self) -> None:
         """Start the guest again as after power-on, without waiting for it."""
+        _ = self.board
         self._request(ends.Reset())
 
     def quit(self) -> None:

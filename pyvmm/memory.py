@@ -162,7 +162,7 @@ class GuestMemory:
         self.write(address, struct.pack("<Q", value))
 
     def touched(self) -> Iterator[tuple[int, int]]:
-        """(address, length) of every run of pages that the host has allocated, in order."""
+        """(address, length) of every run of pages that were ever written or read, in order."""
         for region in self.regions:
             at, end = region.offset, region.offset + region.size
             while True:
