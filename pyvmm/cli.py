@@ -11,29 +11,48 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from pyvmm.config import ENTRIES, SERIAL_KINDS, Linux, MachineConfig
+from pyvmm.config import ENTRIES, SERIAL_KINDS, Linux, MachineConfig, check_serial
+from pyvmm.ends import DebugExit, Quit
 from pyvmm.errors import PyvmmError, UsageError
 
 if TYPE_CHECKING:
     from pyvmm.machine import Machine
 
 SETUP_ERROR, WRONG_USAGE = 1, 2
+INTERRUPTED = 128 + signal.SIGINT  # as a shell tells of a program that a signal ended
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 POWER_OFF_SECONDS = 10  # what a guest has after SIGTERM pressed its power button
+SAME_SIGNAL_SECONDS = 0.1  # timeout(1) sends its signal to the process, then to the whole group
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; its exit status."""
     gc.disable()  # until the machine runs: a start makes no garbage, and looking for it costs 3 ms
+    _open_standard_files()
     args = _parser().parse_args(argv)
     try:
-        return int(args.command(args))
+        status = int(args.command(args))
+        sys.stdout.flush()
+        return status
     except UsageError as error:
         return _complain(error, WRONG_USAGE)
     except PyvmmError as error:
         return _complain(error, SETUP_ERROR)
-    except BrokenPipeError:  # our reader is gone: nobody is left to tell
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return SETUP_ERROR
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except OSError as error:
+        # If it is our output that cannot be written, Python must not try it again at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return SETUP_ERROR if isinstance(error, BrokenPipeError) else _complain(error, SETUP_ERROR)
+
+
+def _open_standard_files() -> None:
+    """Have no file of ours become standard input, output or error where the caller closed them."""
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(fd)
+    sys.stdout = sys.stdout or os.fdopen(1, "w")
+    sys.stderr = sys.stderr or os.fdopen(2, "w")
 
 
 def _complain(error: Exception, status: int) -> int:
@@ -100,6 +119,8 @@ def config_of(args: argparse.Namespace) -> MachineConfig:
         raise UsageError(f"Without a KERNEL there must be no {needless[0]}")
     serial = settings.get("serial", ["stdio"])
     settings["serial"] = (serial,) if isinstance(serial, str) else tuple(serial)
+    for kind in settings["serial"]:
+        check_serial(kind, SERIAL_KINDS)
     fields = {key: settings[key] for key in MachineConfig._fields if key in settings}
     return MachineConfig(**fields | {"boot": boot})
 
@@ -115,15 +136,26 @@ def _run(args: argparse.Namespace) -> int:
             level=logging.INFO if args.verbose == 1 else logging.DEBUG, format="pyvmm: %(message)s"
         )
     machine = Machine(config_of(args))
+    signals = [
+        number
+        for number in SIGNALS
+        if signal.getsignal(number) != signal.SIG_IGN  # nohup(1)
+    ]
+    for number in signals:  # there is no guest yet to tell
+        signal.signal(number, signal.default_int_handler)
     try:
         machine.open(_show_progress if sys.stderr.isatty() else None)
-        for backend in machine.serials:
-            if backend.where.startswith("/"):
-                print(f"pyvmm: a serial port is on {backend.where}", file=sys.stderr)
+        ports = list(zip(machine.config.serial, machine.serials, strict=True))
+        for port, (kind, backend) in enumerate(ports, 1):
+            if kind == "pty":
+                print(f"pyvmm: COM{port} is on {backend.where}", file=sys.stderr)
         gc.enable()
-        with _signals(machine), raw_mode():
+        with _signals(machine, signals), raw_mode():
             end = machine.run()
-        report = machine.diagnose().text() if end.status else ""
+        for kind, backend in ports:
+            if kind == "stdio" and not isinstance(end, Quit):
+                backend.flush()
+        report = "" if isinstance(end, DebugExit) or not end.status else machine.diagnose().text()
         if args.timeline:
             machine.mark_init()
     finally:
@@ -140,29 +172,32 @@ def _show_progress(text: str) -> None:
 
 
 @contextmanager
-def _signals(machine: Machine) -> Iterator[None]:
+def _signals(machine: Machine, signals: Sequence[signal.Signals]) -> Iterator[None]:
     """SIGTERM asks, then insists; SIGINT and SIGHUP end at once; SIGQUIT says where it hangs.
+
+    Afterwards they end the process, as they do by default.
 
     A handler may interrupt the loop anywhere, also where it holds a lock. So the handlers do
     nothing, and Python writes the signal's number to a pipe that the loop watches.
     """
     receiver, sender = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-    asked = False
+    asked = 0.0  # when SIGTERM came first
 
     def on_signal() -> None:
         nonlocal asked
+        now = machine.loop.now()
         for number in os.read(receiver, 64):
             if number == signal.SIGQUIT:
                 print(machine.diagnose().text(), file=sys.stderr)
             elif number == signal.SIGTERM and not asked:
-                asked = True
+                asked = now
                 machine.power_button()
                 machine.quit_after(POWER_OFF_SECONDS)
-            else:
+            elif number != signal.SIGTERM or now - asked > SAME_SIGNAL_SECONDS:
                 machine.quit()
 
     signal.set_wakeup_fd(sender)
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
+    for number in signals:
         signal.signal(number, lambda *_: None)
     machine.loop.watch(receiver, on_signal)
     try:
@@ -170,6 +205,8 @@ def _signals(machine: Machine) -> Iterator[None]:
     finally:
         machine.loop.unwatch(receiver)
         signal.set_wakeup_fd(-1)
+        for number in signals:
+            signal.signal(number, signal.SIG_DFL)
         os.close(receiver)
         os.close(sender)
 

@@ -3,14 +3,15 @@
 The devices of a machine are values too; `devices` is where disks, networks and their like go.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from pyvmm.errors import HostError, UsageError
 from pyvmm.memory import parse_size
 
 ENTRIES = ("auto", "linux", "pvh")
-SERIAL_KINDS = ("stdio", "none", "pty", "file:PATH", "unix:PATH", "buffer")
+SERIAL_KINDS = ("stdio", "none", "pty", "file:PATH", "unix:PATH")
+BUFFER = "buffer"
 SERIAL_PORTS = 2
 MAX_NAME = 64
 
@@ -41,8 +42,8 @@ class MachineConfig(NamedTuple):
     """Everything about a machine before it is opened.
 
     `memory` is a size in bytes or as `512M`; `cpu` a CPU model as `host,-avx512f`; `serial` what
-    COM1 and COM2 are connected to, each one of SERIAL_KINDS (`buffer` keeps the output for
-    Machine.serial). No `boot` means the built-in guest.
+    COM1 and COM2 are connected to, each one of SERIAL_KINDS, or BUFFER, which keeps the output for
+    Machine.serial. No `boot` means the built-in guest.
     """
 
     boot: Linux | None = None
@@ -71,7 +72,7 @@ class MachineConfig(NamedTuple):
         if len(self.serial) > SERIAL_PORTS:
             raise UsageError(f"A machine has {SERIAL_PORTS} serial ports, not {len(self.serial)}")
         for kind in self.serial:
-            check_serial(kind)
+            check_serial(kind, (*SERIAL_KINDS, BUFFER))
         if self.serial.count("stdio") > 1:
             raise UsageError("Only one serial port can be on stdio")
         if self.boot is not None and self.boot.entry not in ENTRIES:
@@ -80,13 +81,11 @@ class MachineConfig(NamedTuple):
             raise UsageError(f"This version has no device {self.devices[0]!r}")
 
 
-def check_serial(kind: str) -> None:
-    """Raise UsageError unless `kind` is one of SERIAL_KINDS."""
+def check_serial(kind: str, kinds: Sequence[str]) -> None:
+    """Raise UsageError unless `kind` is one of `kinds`, in which PATH stands for any."""
     name, colon, path = kind.partition(":")
-    if f"{name}:PATH" in SERIAL_KINDS if colon and path else kind in SERIAL_KINDS:
-        return
-    choices = ", ".join(SERIAL_KINDS[:-1])
-    raise UsageError(f"A serial port must be one of {choices}, not {kind!r}")
+    if (f"{name}:PATH" if colon and path else kind) not in kinds:
+        raise UsageError(f"A serial port must be one of {', '.join(kinds)}, not {kind!r}")
 
 
 _BOOT_KEYS = {"kernel": str, "initrd": (str, list), "append": str, "kaslr": bool, "entry": str}

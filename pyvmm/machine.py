@@ -16,7 +16,7 @@ from pyvmm.backends.chardev import Chardev, open_chardev
 from pyvmm.board import Board, Callbacks
 from pyvmm.config import MachineConfig
 from pyvmm.ends import End
-from pyvmm.errors import UsageError
+from pyvmm.errors import HostError, UsageError
 from pyvmm.kvm import Vcpu, exits
 from pyvmm.kvm.system import module
 from pyvmm.loop import Loop
@@ -94,10 +94,14 @@ class Machine:
         self._end = self._wanted = self._error = None
         self._paused = False
         self._board = board
+        self.timeline = Timeline()
         self.timeline.mark("ready")
 
     def close(self) -> None:
-        """Stop the guest, if it runs, and release everything. Not on a thread of the machine."""
+        """Stop the guest, if it runs, and release everything; who waits for its end gets Quit.
+
+        Not on a thread of the machine, nor while another is in `run`.
+        """
         if self._board is None:
             return
         self.quit()
@@ -106,6 +110,8 @@ class Machine:
             if thread.name == "loop":
                 self.loop.stop()
             thread.join()
+        if self._end is None:  # the loop did not run, or had no time for it
+            self._finish(ends.Quit())
         self._threads.clear()
         self._board = None
         self._stack.close()
@@ -129,7 +135,7 @@ class Machine:
     def start(self) -> None:
         """Let the guest run, with the event loop on a thread of its own."""
         self._start_vcpus()
-        self._spawn("loop", self.loop.run)
+        self._spawn("loop", self._run_loop)
 
     def run(self) -> End:
         """Let the guest run, with the event loop on the calling thread, until it ends."""
@@ -143,9 +149,12 @@ class Machine:
     def wait(self, timeout: float | None = None) -> End:
         """Wait for the guest's end, at most `timeout` seconds.
 
-        Raises TimeoutError, or what a reboot failed with.
+        Raises TimeoutError, UsageError before the start, or the error that stopped the machine: of
+        a reboot, or of a device model.
         """
         with self._lock:
+            if not self._threads and self._end is None:
+                raise UsageError("The machine must be started before its end can be waited for")
             if not self._lock.wait_for(lambda: self._end or self._error, timeout):
                 raise TimeoutError(f"The guest still runs after {timeout} s")
         if self._error is not None:
@@ -168,8 +177,9 @@ class Machine:
         Not on a vCPU's or the loop's thread.
         """
         _ = self.board
-        self._paused = True
-        self._gate.shut()
+        with self._lock:
+            self._paused = True
+            self._gate.shut()
         self._gate.wait_parked()
 
     def resume(self) -> None:
@@ -177,7 +187,7 @@ class Machine:
         vcpus = self.board.vcpus
         with self._lock:
             self._paused = False
-            if self._gate.opened or self._end is not None or self._wanted is not None:
+            if self._gate.opened or self._end or self._wanted or self._error:
                 return
             for vcpu in vcpus:
                 vcpu.kvmclock_paused()
@@ -238,6 +248,7 @@ class Machine:
 
     def quit_after(self, seconds: float) -> None:
         """End the guest at once in `seconds`, unless it has ended by then."""
+        _ = self.board
         self.loop.call_at(self.loop.now() + seconds, self.quit)
 
     def exit_counts(self) -> list[dict[str, int]]:
@@ -294,17 +305,29 @@ class Machine:
 
     def _spawn(self, name: str, target: Callable[..., None], *args: object) -> None:
         thread = threading.Thread(target=target, args=args, name=name, daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:
+            raise HostError(f"The host allows no more threads; {name} needs one") from error
         self._threads.append(thread)
-        thread.start()
 
     def _start_vcpus(self) -> None:
         vcpus = self.board.vcpus
-        if self._threads:
-            raise UsageError("The machine has been started already")
-        self.timeline.mark("entered")
-        self._gate.open()
+        with self._lock:
+            if self._threads:
+                raise UsageError("The machine has been started already")
+            self._paused = False
+            self.timeline.mark("entered")
+            if self._wanted is None:  # a request from before the start goes first
+                self._gate.open()
         for vcpu in vcpus:
             self._spawn(f"vcpu{vcpu.index}", self._run_vcpu, vcpu)
+
+    def _run_loop(self) -> None:
+        try:
+            self.loop.run()
+        except BaseException as error:
+            self._fail(error)
 
     def _run_vcpu(self, vcpu: Vcpu) -> None:
         board = self.board
@@ -321,9 +344,14 @@ class Machine:
         vcpu.leave_thread()
 
     def _request(self, end: End) -> None:
-        """Have the loop end the run, or reset the machine: what is asked for first counts."""
+        """Have the loop end the run, or reset the machine.
+
+        What is asked for first counts, but for a reset, which must not swallow the user's wish.
+        """
         with self._lock:
-            if self._wanted is not None or self._end is not None:
+            wanted = self._wanted
+            overrules = isinstance(wanted, ends.Reset) and isinstance(end, ends.Quit)
+            if self._end is not None or (wanted is not None and not overrules):
                 return
             self._wanted = end
         self._gate.shut()
@@ -331,25 +359,28 @@ class Machine:
 
     def _do_request(self) -> None:
         """On the loop's thread, with every vCPU on its way to the gate."""
+        end = self._wanted
+        if end is None or self._end is not None:  # done with the request that this one overruled
+            return
         self._gate.wait_parked()
         self.board.drain()
-        end = self._wanted
-        assert end is not None
         message = self._panic_message()
         if message and not isinstance(end, ends.GuestPanic):
             end = ends.GuestPanic(message, "console")
         if isinstance(end, ends.Reset) and not self.config.no_reboot:
-            self._reboot()
+            self._reboot(end)
         else:
             self._finish(end)
 
-    def _reboot(self) -> None:
+    def _reboot(self, asked: End) -> None:
         try:
             self.board.reset()
         except BaseException as error:
             self._fail(error)
             return
         with self._lock:
+            if self._wanted is not asked:
+                return
             self._wanted = None
             if not self._paused:
                 self._gate.open()
@@ -359,16 +390,19 @@ class Machine:
         with self._lock:
             self._end = end
             self._lock.notify_all()
-        self._stop_callers_loop()
+        self._end_output()
 
     def _fail(self, error: BaseException) -> None:
         with self._lock:
             self._error = self._error or error
             self._lock.notify_all()
         self._gate.shut()
-        self._stop_callers_loop()
+        self._end_output()
 
-    def _stop_callers_loop(self) -> None:
+    def _end_output(self) -> None:
+        """Tell the back ends, and the loop if it is the caller's of `run`."""
+        for backend in self.serials:
+            backend.ended()
         if not any(thread.name == "loop" for thread in self._threads):
             self.loop.stop()
 

@@ -64,6 +64,12 @@ class Chardev:
     def resume(self) -> None:
         """The guest has room for input. Any thread."""
 
+    def ended(self) -> None:
+        """The guest has ended: there will be no more output. Any thread."""
+
+    def flush(self) -> None:
+        """Wait until all output has been read. Any thread, once the guest has ended."""
+
     def close(self) -> None:
         """Release everything. The loop's thread, or any once the loop has stopped.
 
@@ -121,10 +127,15 @@ class Stream(Chardev):
         """Offer the input again, on the loop's thread."""
         self._loop.call_soon(self._pump)
 
+    def flush(self) -> None:
+        """See Chardev."""
+        with self._lock:
+            self._flush_slowly(None)
+
     def close(self) -> None:
         """See Chardev."""
         with self._lock:
-            self._flush_slowly()
+            self._flush_slowly(LAST_WAIT)
             self._source = self._sink = None
             self._input.clear()
             self._output.clear()
@@ -193,12 +204,12 @@ class Stream(Chardev):
         if self._sink is None and self._keep is None:
             self._output.clear()
 
-    def _flush_slowly(self) -> None:
+    def _flush_slowly(self, wait: int | None) -> None:
         """The last output of a guest says why it ended: wait for a reader who is behind."""
         left = -1
         while len(self._output) != left and self._sink is not None:
             left = len(self._output)
-            if left and _ready(self._sink, select.POLLOUT, LAST_WAIT):
+            if left and _ready(self._sink, select.POLLOUT, wait):
                 self._flush()
 
     def _watch(self) -> None:
@@ -263,8 +274,8 @@ class Pty(Stream):
         self.where = os.ttyname(slave)
 
 
-def _ready(fd: int, event: int, wait: int = 0) -> bool:
-    """Whether, within `wait` ms, there is data or room, or an error to be told."""
+def _ready(fd: int, event: int, wait: int | None = 0) -> bool:
+    """Whether, within `wait` ms or without limit, there is data, room, or an error to be told."""
     poll = select.poll()
     poll.register(fd, event)
     return bool(poll.poll(wait))

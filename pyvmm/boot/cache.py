@@ -29,7 +29,8 @@ def unpacked(
 ) -> ImageFile:
     """Unpack `length` bytes at `offset` of `source`, compressed as `kind`, or find it done.
 
-    `progress` is called with a text for the user now and then if it has to be unpacked.
+    If it has to be unpacked, `progress` is called with a text for the user now and then, and with
+    an empty one when that is over.
     Raises ImageError if the data is damaged, unpack.Unsupported if a library is missing.
     """
     folder = _folder()
@@ -80,11 +81,15 @@ def _open(folder: str, key: str, name: str) -> ImageFile:
 
 def _reported(name: str, kind: str, data: bytes, progress: Progress | None) -> Iterable[bytes]:
     done = 0
-    for chunk in unpack(name, kind, data):
-        done += len(chunk)
+    try:
+        for chunk in unpack(name, kind, data):
+            done += len(chunk)
+            if progress:
+                progress(f"Unpacking {name} ({kind}): {done >> 20} MiB")
+            yield chunk
+    finally:
         if progress:
-            progress(f"Unpacking {name} ({kind}): {done >> 20} MiB")
-        yield chunk
+            progress("")
 
 
 def _store(folder: str, key: str, chunks: Iterable[bytes]) -> None:
