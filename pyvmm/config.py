@@ -3,8 +3,6 @@
 The devices of a machine are values too; `devices` is where disks, networks and their like go.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 

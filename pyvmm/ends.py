@@ -3,8 +3,6 @@
 `status` is the exit status that `pyvmm run` makes of it.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 from pyvmm.value import distinct

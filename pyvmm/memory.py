@@ -4,8 +4,6 @@ Each region is a shared mapping of a memfd, so that a back end in another proces
 Pages are allocated by the host when they are first touched, by the guest or by an accessor here.
 """
 
-from __future__ import annotations
-
 import mmap
 import os
 import struct

@@ -1,7 +1,5 @@
 """ELF executables: the few headers that a loader needs, each checked against the file."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """How a boot protocol wants the first vCPU to start, and the tables that it needs for that."""
 
-from __future__ import annotations
-
 import struct
 from typing import NamedTuple
 

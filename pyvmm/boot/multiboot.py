@@ -1,7 +1,5 @@
 """Loading Multiboot 1 images: 32-bit ELF, or any file by the addresses in its header."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import NamedTuple
 

@@ -4,11 +4,9 @@ The model is the host's CPU, with features taken away by name. The topology is o
 cores with one thread each; a vCPU's APIC id is its number. Any thread may call all of this.
 """
 
-from __future__ import annotations
-
 import functools
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import NamedTuple, TypeAlias
 
 from pyvmm.errors import UsageError
@@ -72,15 +70,16 @@ def parse_cpu_model(text: str) -> CpuModel:
     return CpuModel(masked, frozenset(names["+"]))
 
 
+@functools.lru_cache(maxsize=64)
 def guest_cpuid(
-    supported: Sequence[CpuidEntry],
+    supported: tuple[CpuidEntry, ...],
     model: CpuModel,
     cpu: int,
     cpus: int,
     *,
     tsc_deadline: bool,
     brand: str = "",
-) -> list[CpuidEntry]:
+) -> tuple[CpuidEntry, ...]:
     """The entries for vCPU number `cpu` of `cpus`, from those of KVM_GET_SUPPORTED_CPUID.
 
     `tsc_deadline` is KVM_CAP_TSC_DEADLINE_TIMER, which KVM does not count as supported CPUID.
@@ -104,7 +103,7 @@ def guest_cpuid(
                 raise UsageError(
                     f"The CPU feature {name!r} must be one that this host's KVM offers"
                 )
-    return [CpuidEntry(*key, leaf[_FLAGS], *leaf[:_FLAGS]) for key, leaf in leaves.items()]
+    return tuple(CpuidEntry(*key, leaf[_FLAGS], *leaf[:_FLAGS]) for key, leaf in leaves.items())
 
 
 def physical_bits(entries: Iterable[CpuidEntry]) -> int:

@@ -1,7 +1,5 @@
 """Why a vCPU stopped: what Vcpu.run() returns."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 from pyvmm.value import distinct

@@ -1,8 +1,7 @@
 """A virtual CPU: running it, and its state."""
 
-from __future__ import annotations
-
 import errno
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -36,12 +35,12 @@ class _State:
         self._set = f"KVM_SET_{name}"
         self._pointer = ffi.typeof(f"{ctype} *")
 
-    def __get__(self, vcpu: Vcpu, owner: type) -> Any:
+    def __get__(self, vcpu: "Vcpu", owner: type) -> Any:
         state = ffi.new(self._pointer)
         call(vcpu.fd, self._get, state, f"vCPU {vcpu.index}")
         return state
 
-    def __set__(self, vcpu: Vcpu, state: Any) -> None:
+    def __set__(self, vcpu: "Vcpu", state: Any) -> None:
         call(vcpu.fd, self._set, state, f"vCPU {vcpu.index}")
 
 
@@ -208,11 +207,8 @@ class Vcpu(Handle):
 
     def set_cpuid(self, entries: Sequence[CpuidEntry]) -> None:
         """What CPUID tells this vCPU; before its first run."""
-        table = ffi.new(
-            "struct kvm_cpuid2 *",
-            {"nent": len(entries), "entries": [entry._asdict() for entry in entries]},
-        )
-        call(self.fd, "KVM_SET_CPUID2", table, f"vCPU {self.index}, {len(entries)} entries")
+        asked = f"vCPU {self.index}, {len(entries)} entries"
+        call(self.fd, "KVM_SET_CPUID2", _cpuid_table(tuple(entries)), asked)
 
     @property
     def tsc_khz(self) -> int:
@@ -253,6 +249,12 @@ class Vcpu(Handle):
         except KvmError as error:
             if error.errno != errno.EINVAL:
                 raise
+
+
+@functools.lru_cache(maxsize=64)
+def _cpuid_table(entries: tuple[CpuidEntry, ...]) -> Any:
+    what = {"nent": len(entries), "entries": [entry._asdict() for entry in entries]}
+    return ffi.new("struct kvm_cpuid2 *", what)
 
 
 def _msr_table(values: Mapping[int, int]) -> Any:

@@ -1,7 +1,5 @@
 """A VM: its memory slots and everything in the kernel that is not a vCPU."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 

@@ -148,6 +148,7 @@ def test_ctrl_a_x_quits_and_puts_the_terminal_right(nested_host: NestedHost) -> 
     shell.expect(PROMPT, BOOT_TIMEOUT)
     shell.write(b"echo $((6 * 7))\r")
     shell.expect(rb"^42\r*$")
+    shell.expect(PROMPT)
     shell.write(b"\x01x")
     shell.expect(rb"^status 0\r*$")
     shell.expect(rb"^same\r*$")

@@ -1,7 +1,5 @@
 """The DSDT's definition block: which devices the board has, and which resources are theirs."""
 
-from __future__ import annotations
-
 import functools
 from typing import NamedTuple
 
