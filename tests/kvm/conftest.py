@@ -18,6 +18,7 @@ from pyvmm.kvm.vcpu import segment
 from pyvmm.native import ffi
 
 SOFTWARE_KVM = Path("/sys/module/kvm_pvm").exists()
+EMULATED_CPU = "QEMU TCG" in Path("/proc/cpuinfo").read_text()  # where all is 20 times slower
 MIB = 1 << 20
 CODE = 0x1000  # where a bare guest begins
 TIMEOUT = 20.0  # seconds for what takes milliseconds: only a lost event takes longer

@@ -8,13 +8,13 @@ import threading
 from pathlib import Path
 
 import pytest
-from conftest import TIMEOUT, machine, program
+from conftest import EMULATED_CPU, TIMEOUT, machine, program
 
 from pyvmm import Linux, Machine, ends
 from pyvmm.errors import PyvmmError, UsageError
 
 PAUSES = 2000
-MACHINES = 1000
+MACHINES = 100 if EMULATED_CPU else 1000
 BYTES = 2000
 CPUS = 2
 
