@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from pyvmm.config import ENTRIES, SERIAL_KINDS, Linux, MachineConfig, check_serial
@@ -56,8 +56,14 @@ def _open_standard_files() -> None:
 
 
 def _complain(error: Exception, status: int) -> int:
-    print(f"pyvmm: {error}", file=sys.stderr)
+    _tell(f"pyvmm: {error}")
     return status
+
+
+def _tell(text: str) -> None:
+    """Write to standard error; if that cannot be, the guest and the exit status matter more."""
+    with suppress(OSError):
+        print(text, file=sys.stderr)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -148,7 +154,7 @@ def _run(args: argparse.Namespace) -> int:
         ports = list(zip(machine.config.serial, machine.serials, strict=True))
         for port, (kind, backend) in enumerate(ports, 1):
             if kind == "pty":
-                print(f"pyvmm: COM{port} is on {backend.where}", file=sys.stderr)
+                _tell(f"pyvmm: COM{port} is on {backend.where}")
         gc.enable()
         with _signals(machine, signals), raw_mode():
             end = machine.run()
@@ -161,9 +167,9 @@ def _run(args: argparse.Namespace) -> int:
     finally:
         machine.close()
     if report:
-        print(report, file=sys.stderr)
+        _tell(report)
     if args.timeline:
-        print(machine.timeline.text(), file=sys.stderr)
+        _tell(machine.timeline.text())
     return end.status
 
 
@@ -188,7 +194,7 @@ def _signals(machine: Machine, signals: Sequence[signal.Signals]) -> Iterator[No
         now = machine.loop.now()
         for number in os.read(receiver, 64):
             if number == signal.SIGQUIT:
-                print(machine.diagnose().text(), file=sys.stderr)
+                _tell(machine.diagnose().text())
             elif number == signal.SIGTERM and not asked:
                 asked = now
                 machine.power_button()
