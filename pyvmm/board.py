@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 from pyvmm import layout
 from pyvmm.boot import acpi, start
@@ -36,13 +36,14 @@ from pyvmm.kvm.vm import IRQCHIPS
 from pyvmm.log import Log
 from pyvmm.loop import Loop
 from pyvmm.memory import GuestMemory
+from pyvmm.value import Value
 
 log = Log(__name__)
 
 REQUIRED = ("IRQCHIP", "PIT2", "USER_MEMORY", "IMMEDIATE_EXIT", "EXT_CPUID", "SYNC_REGS")
 
 
-class Callbacks(NamedTuple):
+class Callbacks(Value):
     """What the board tells the machine; called on any thread, perhaps with a device's lock held."""
 
     power_off: Callable[[], object]

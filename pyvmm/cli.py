@@ -127,7 +127,7 @@ def config_of(args: argparse.Namespace) -> MachineConfig:
     settings["serial"] = (serial,) if isinstance(serial, str) else tuple(serial)
     for kind in settings["serial"]:
         check_serial(kind, SERIAL_KINDS)
-    fields = {key: settings[key] for key in MachineConfig._fields if key in settings}
+    fields = {key: settings[key] for key in MachineConfig.fields if key in settings}
     return MachineConfig(**fields | {"boot": boot})
 
 

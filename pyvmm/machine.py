@@ -49,8 +49,8 @@ class Machine:
         Raises UsageError for settings that no host could make.
         """
         try:
-            self.config = (config or MachineConfig())._replace(**settings)
-        except ValueError as error:
+            self.config = (config or MachineConfig()).replace(**settings)
+        except TypeError as error:
             raise UsageError(str(error)) from None
         self.config.check()
         self.timeline = Timeline()

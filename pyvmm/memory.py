@@ -9,10 +9,10 @@ import os
 import struct
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import NamedTuple
 
 from pyvmm import layout
 from pyvmm.errors import HostError, MemoryAccessError, UsageError
+from pyvmm.value import Value
 
 _UNITS = {"K": 10, "M": 20, "G": 30, "T": 40}
 HUGEPAGE = 2 * layout.MIB
@@ -32,7 +32,7 @@ def parse_size(text: str | int, what: str = "size") -> int:
     return int(number) << unit
 
 
-class Region(NamedTuple):
+class Region(Value):
     """`size` bytes of RAM at guest-physical `base`, kept at `offset` of the memfd `fd`."""
 
     base: int

@@ -7,25 +7,31 @@ cores with one thread each; a vCPU's APIC id is its number. Any thread may call 
 import functools
 import struct
 from collections.abc import Iterable
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 from pyvmm.errors import UsageError
 from pyvmm.kvm import cpuid_spec as spec
+from pyvmm.value import Value
 
 
-class CpuidEntry(NamedTuple):
+class CpuidEntry(Value):
     """struct kvm_cpuid_entry2 of <asm/kvm.h>: a leaf, its sub-leaf, and the four registers."""
 
     function: int
-    index: int  # type: ignore[assignment]  # the kernel's name for it, though tuples have a method
+    index: int
     flags: int
     eax: int
     ebx: int
     ecx: int
     edx: int
 
+    @property
+    def registers(self) -> tuple[int, int, int, int]:
+        """eax, ebx, ecx, edx."""
+        return self.eax, self.ebx, self.ecx, self.edx
 
-class CpuModel(NamedTuple):
+
+class CpuModel(Value):
     """The host's CPU without the features `masked`; it must have those `required`."""
 
     masked: frozenset[str] = frozenset()
@@ -86,7 +92,7 @@ def guest_cpuid(
     `brand` is the processor's name, at most 47 ASCII characters of it, where KVM gives none.
     Raises UsageError if the model requires a feature that is not there.
     """
-    leaves = {(function, index): [*rest, flags] for function, index, flags, *rest in supported}
+    leaves = {(e.function, e.index): [*e.registers, e.flags] for e in supported}
     _set_features(leaves, cpu, cpus, tsc_deadline)
     _set_caches(leaves, cpus)
     _set_topology(leaves, cpu, cpus)

@@ -3,13 +3,14 @@
 import errno
 import functools
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from pyvmm.errors import KvmError
 from pyvmm.kvm import exits
 from pyvmm.kvm._call import Handle, call, call_value
 from pyvmm.kvm.cpuid import CpuidEntry
 from pyvmm.native import ffi, lib
+from pyvmm.value import Value
 
 EXIT_KINDS = tuple(
     name.removeprefix("PV_EXIT_").lower()
@@ -18,7 +19,7 @@ EXIT_KINDS = tuple(
 MSRS_PER_CALL = 256  # KVM's own limit, MAX_IO_MSRS in arch/x86/kvm/x86.c
 
 
-class LastExit(NamedTuple):
+class LastExit(Value):
     """One of the last exits: its kind (of EXIT_KINDS), the access, and where the guest was."""
 
     kind: str
@@ -253,7 +254,7 @@ class Vcpu(Handle):
 
 @functools.lru_cache(maxsize=64)
 def _cpuid_table(entries: tuple[CpuidEntry, ...]) -> Any:
-    what = {"nent": len(entries), "entries": [entry._asdict() for entry in entries]}
+    what = {"nent": len(entries), "entries": [entry.asdict() for entry in entries]}
     return ffi.new("struct kvm_cpuid2 *", what)
 
 
