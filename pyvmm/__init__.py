@@ -14,7 +14,7 @@ devices/      the board's chips; backends/: the host's side of them
 cli.py        the `pyvmm` command; doctor.py, diagnosis.py: what is wrong, in words
 """
 
-from typing import TYPE_CHECKING, Any
+from pyvmm.typed import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pyvmm.config import Linux, MachineConfig

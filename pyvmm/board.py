@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
-from typing import Any
 
 from pyvmm import layout
 from pyvmm.boot import acpi, start
@@ -36,6 +35,7 @@ from pyvmm.kvm.vm import IRQCHIPS
 from pyvmm.log import Log
 from pyvmm.loop import Loop
 from pyvmm.memory import GuestMemory
+from pyvmm.typed import Any
 from pyvmm.value import Value
 
 log = Log(__name__)

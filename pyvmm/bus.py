@@ -13,10 +13,10 @@ from __future__ import annotations
 import threading
 from bisect import bisect_right
 from collections.abc import Callable
-from typing import Protocol
 
 from pyvmm.errors import UsageError
 from pyvmm.log import Log
+from pyvmm.typed import Protocol
 
 log = Log(__name__)
 

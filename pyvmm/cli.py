@@ -9,15 +9,16 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any, NoReturn
 
 from pyvmm.config import ENTRIES, SERIAL_KINDS, Linux, MachineConfig, check_serial
 from pyvmm.ends import DebugExit, Quit
 from pyvmm.errors import PyvmmError, UsageError
+from pyvmm.typed import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
     from pyvmm.machine import Machine
 
+WIDTH = 96  # of help texts; to ask for the terminal's, argparse imports shutil at every start
 SETUP_ERROR, WRONG_USAGE = 1, 2
 INTERRUPTED = 128 + signal.SIGINT  # as a shell tells of a program that a signal ended
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
@@ -66,7 +67,15 @@ def _tell(text: str) -> None:
         print(text, file=sys.stderr)
 
 
+class _Formatter(argparse.HelpFormatter):
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, width=WIDTH)
+
+
 class _Parser(argparse.ArgumentParser):
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(formatter_class=_Formatter, **settings)
+
     def error(self, message: str) -> NoReturn:
         self.exit(WRONG_USAGE, f"{self.prog}: {message}\n")
 

@@ -4,10 +4,10 @@ The devices of a machine are values too; `devices` is where disks, networks and 
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from pyvmm.errors import HostError, UsageError
 from pyvmm.memory import parse_size
+from pyvmm.typed import Any
 from pyvmm.value import Value
 
 ENTRIES = ("auto", "linux", "pvh")

@@ -9,7 +9,8 @@ import selectors
 import threading
 import time
 from collections.abc import Callable
-from typing import Protocol
+
+from pyvmm.typed import Protocol
 
 READ = selectors.EVENT_READ
 WRITE = selectors.EVENT_WRITE

@@ -6,16 +6,7 @@ which those generate and compile code: that costs it 4 ms of 40, and importing `
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any, ClassVar, NoReturn, Self, dataclass_transform
-else:  # typing.TYPE_CHECKING and its like would import typing, for 3 ms
-
-    def dataclass_transform(**_: object) -> Callable[[type], type]:
-        """Do nothing: it speaks to type checkers alone."""
-        return lambda kind: kind
+from pyvmm.typed import Any, ClassVar, NoReturn, Self, dataclass_transform
 
 
 @dataclass_transform(frozen_default=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from typing import Protocol
 
 from pyvmm.boot import cache, elf, multiboot, multiboot_spec, pvh
 from pyvmm.boot.bzimage import BzImage, is_bzimage
@@ -16,6 +15,7 @@ from pyvmm.boot.pvh import PvhImage
 from pyvmm.boot.unpack import Unsupported, compression_of
 from pyvmm.errors import ImageError, UsageError
 from pyvmm.memory import GuestMemory
+from pyvmm.typed import Protocol
 
 DEFAULT_CMDLINE = "console=ttyS0"
 PROTOCOLS = ("auto", "linux", "pvh")

@@ -7,10 +7,10 @@ cores with one thread each; a vCPU's APIC id is its number. Any thread may call 
 import functools
 import struct
 from collections.abc import Iterable
-from typing import TypeAlias
 
 from pyvmm.errors import UsageError
 from pyvmm.kvm import cpuid_spec as spec
+from pyvmm.typed import TypeAlias
 from pyvmm.value import Value
 
 

@@ -3,13 +3,13 @@
 import errno
 import functools
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from pyvmm.errors import KvmError
 from pyvmm.kvm import exits
 from pyvmm.kvm._call import Handle, call, call_value
 from pyvmm.kvm.cpuid import CpuidEntry
 from pyvmm.native import ffi, lib
+from pyvmm.typed import Any
 from pyvmm.value import Value
 
 EXIT_KINDS = tuple(

@@ -1,11 +1,11 @@
 """A VM: its memory slots and everything in the kernel that is not a vCPU."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from pyvmm.kvm._call import Handle, call, call_value
 from pyvmm.kvm.vcpu import Vcpu
 from pyvmm.native import ffi, lib
+from pyvmm.typed import Any
 from pyvmm.value import Value
 
 IRQCHIPS = ("PIC_MASTER", "PIC_SLAVE", "IOAPIC")
