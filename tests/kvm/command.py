@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-PATIENCE = 60.0  # seconds for what takes milliseconds, on a machine that is busy
+PATIENCE = 30.0  # seconds for what takes milliseconds, on a machine that is busy
 COMMAND = (sys.executable, "-m", "pyvmm")
 PROMPT = b"\r\n> "  # of the built-in guest
 
@@ -94,9 +94,9 @@ class Running:
         return self.process.wait(PATIENCE)
 
     def rest(self) -> bytes:
-        """What else is on the terminal, once it has ended."""
-        while select.select([self._ours], [], [], 0)[0]:
-            self.output += os.read(self._ours, 1 << 16)
+        """What else it has written, once it has ended."""
+        while select.select([self._ours], [], [], 0)[0] and (data := os.read(self._ours, 1 << 16)):
+            self.output += data
         return self.output[self._seen :]
 
     @property
