@@ -31,7 +31,7 @@ doctor: build
 test: test-unit test-kvm test-kvm-slow test-nested
 
 test-unit: build guests
-	$(PYTEST) tests/unit tests/style
+	$(PYTEST) tests/unit $(wildcard tests/style)
 
 test-kvm: build guests
 	$(PYTEST) tests/kvm

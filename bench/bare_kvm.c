@@ -1,7 +1,7 @@
 /*
  * The floor that exits are measured against: a KVM_RUN loop and nothing else. bare_kvm ELF runs the
- * guest of tiny.S in 64-bit mode: its serial port's output goes to standard output, every read gives
- * the line status of an idle serial port.
+ * guest of tiny.S in 64-bit mode: its serial port's output goes to standard output, every read
+ * gives the line status of an idle serial port.
  */
 #include <elf.h>
 #include <err.h>

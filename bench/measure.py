@@ -74,7 +74,8 @@ class Running:
     def _complaint(self, ended: bool) -> str:
         self.process.kill()
         _, errors = self.process.communicate()
-        said = (errors or self.output).decode(errors="replace").strip().splitlines()
+        text = (errors or self.output).decode(errors="replace").replace(f"{TREE}/", "")
+        said = text.strip().splitlines()
         return f"{'ended' if ended else 'hung'}: {said[-1] if said else 'without a word'}"
 
 

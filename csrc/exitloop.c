@@ -10,6 +10,7 @@
  * is about to be seen.
  */
 #define _GNU_SOURCE
+#include <cpuid.h>
 #include <errno.h>
 #include <linux/kvm.h>
 #include <pthread.h>
@@ -45,6 +46,11 @@ long pv_ioctl_value(int fd, unsigned long request, unsigned long arg)
 {
     long result = ioctl(fd, request, arg);
     return result < 0 ? -errno : result;
+}
+
+void pv_cpuid(uint32_t function, uint32_t registers[4])
+{
+    __cpuid(function, registers[0], registers[1], registers[2], registers[3]);
 }
 
 /* ---- signals ---- */

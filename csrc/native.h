@@ -99,6 +99,9 @@ struct pv_vcpu {
 long pv_ioctl(int fd, unsigned long request, void *arg);
 long pv_ioctl_value(int fd, unsigned long request, unsigned long arg);
 
+/* What CPUID tells this host of `function`: eax, ebx, ecx, edx. Any thread. */
+void pv_cpuid(uint32_t function, uint32_t registers[4]);
+
 /* Map the kvm_run of vcpu->fd, run_size bytes; 0 or -errno. */
 int pv_vcpu_open(struct pv_vcpu *vcpu);
 void pv_vcpu_close(struct pv_vcpu *vcpu);

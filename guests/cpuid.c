@@ -6,7 +6,7 @@ void main(const void *boot_params)
     (void)boot_params;
     struct cpuid one = cpuid(1, 0), kvm = cpuid(0x40000000, 0);
     CHECK(one.ecx & 1u << 31);
-    CHECK(one.edx & 1u << 9); /* a local APIC */
+    CHECK(one.edx & 1u << 9);                                                 /* a local APIC */
     CHECK(kvm.ebx == 0x4b4d564b && kvm.ecx == 0x564b4d56 && kvm.edx == 0x4d); /* KVMKVMKVM */
     CHECK(kvm.eax >= 0x40000001);
 

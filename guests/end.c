@@ -27,9 +27,10 @@ void main(const void *boot_params)
         triple_fault();
     else if (command_is("pvpanic"))
         outb(PVPANIC, 1);
-    else if (command_is("panic"))
-        print("Kernel panic - not syncing: a test\n");
-    else if (command_is("panic-cf9")) { /* as with panic=-1 */
+    else if (command_is("panic")) /* as Linux says it */
+        print("Kernel panic - not syncing: a test\n"
+              "---[ end Kernel panic - not syncing: a test ]---\n");
+    else if (command_is("panic-cf9")) { /* as with panic=-1: the rest is not said */
         print("Kernel panic - not syncing: a test\n");
         outb(RESET_CONTROL, 6);
     } else if (command_is("exit-0"))

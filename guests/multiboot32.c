@@ -36,7 +36,7 @@ void main(const void *boot_information)
         at += entry->size + sizeof(entry->size);
     }
     CHECK(info->mem_lower >= 512 && info->mem_lower <= 640);
-    print_number((unsigned long)(ram >> 20));
+    print_number((unsigned long)((ram + MIB - 1) >> 20));
     print(" MiB\n");
 
     if (info->flags & 1 << 3) {

@@ -14,27 +14,30 @@ devices/      the board's chips; backends/: the host's side of them
 cli.py        the `pyvmm` command; doctor.py, diagnosis.py: what is wrong, in words
 """
 
-from pyvmm.config import Linux, MachineConfig
-from pyvmm.ends import (
-    DebugExit,
-    EmulationFailed,
-    End,
-    EntryFailed,
-    GuestPanic,
-    PoweredOff,
-    Quit,
-    Reset,
-    TripleFault,
-)
-from pyvmm.errors import (
-    HostError,
-    ImageError,
-    KvmError,
-    MemoryAccessError,
-    PyvmmError,
-    UsageError,
-)
-from pyvmm.machine import Machine
+from pyvmm.typed import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pyvmm.config import Linux, MachineConfig
+    from pyvmm.ends import (
+        DebugExit,
+        EmulationFailed,
+        End,
+        EntryFailed,
+        GuestPanic,
+        PoweredOff,
+        Quit,
+        Reset,
+        TripleFault,
+    )
+    from pyvmm.errors import (
+        HostError,
+        ImageError,
+        KvmError,
+        MemoryAccessError,
+        PyvmmError,
+        UsageError,
+    )
+    from pyvmm.machine import Machine
 
 __all__ = [
     "DebugExit",
@@ -56,3 +59,19 @@ __all__ = [
     "TripleFault",
     "UsageError",
 ]
+
+# Where a name is when it is first asked for: the command and pyvmm.kvm start without the rest.
+_HOMES = {
+    "Linux": "config",
+    "Machine": "machine",
+    "MachineConfig": "config",
+    **dict.fromkeys((name for name in __all__ if name.endswith("Error")), "errors"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'pyvmm' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"pyvmm.{_HOMES.get(name, 'ends')}"), name)

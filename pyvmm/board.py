@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
-from typing import Any, NamedTuple
 
-from pyvmm import boot, hello, layout
+from pyvmm import layout
 from pyvmm.boot import acpi, start
+from pyvmm.boot.entry import Entry
 from pyvmm.bus import Bus
 from pyvmm.config import MachineConfig
 from pyvmm.devices import acpi_pm_spec, debugexit, i8042_spec, pci, rtc_spec, serial_spec
@@ -30,17 +30,20 @@ from pyvmm.fastpath import enabled as fastpath_enabled
 from pyvmm.irq import GsiLine
 from pyvmm.kvm import Kvm, Vcpu, Vm
 from pyvmm.kvm.cpuid import guest_cpuid, parse_cpu_model, physical_bits
+from pyvmm.kvm.system import host_brand
 from pyvmm.kvm.vm import IRQCHIPS
 from pyvmm.log import Log
 from pyvmm.loop import Loop
 from pyvmm.memory import GuestMemory
+from pyvmm.typed import Any
+from pyvmm.value import Value
 
 log = Log(__name__)
 
 REQUIRED = ("IRQCHIP", "PIT2", "USER_MEMORY", "IMMEDIATE_EXIT", "EXT_CPUID", "SYNC_REGS")
 
 
-class Callbacks(NamedTuple):
+class Callbacks(Value):
     """What the board tells the machine; called on any thread, perhaps with a device's lock held."""
 
     power_off: Callable[[], object]
@@ -191,6 +194,7 @@ class Board:
                     vcpu.index,
                     len(self.vcpus),
                     tsc_deadline=deadline,
+                    brand=host_brand(),
                 )
             )
             start.set_common_msrs(vcpu)
@@ -208,23 +212,28 @@ class Board:
             ),
         )
         self.memory.write(layout.ACPI_TABLES, tables)
+        start.enter(self.vcpus[0], self._load_kernel())
+
+    def _load_kernel(self) -> Entry:
         what = self.config.boot
-        self.cmdline = ""  # what a report says of it
         if what is None:
-            entry = boot.load_bytes(hello.image(), "hello", self.memory)
-        else:
-            self.cmdline = boot.DEFAULT_CMDLINE if what.cmdline is None else what.cmdline
-            entry = boot.load(
-                what.kernel,
-                self.memory,
-                cmdline=what.cmdline,
-                initrds=what.initrds,
-                rsdp=layout.ACPI_TABLES,
-                kaslr=what.kaslr,
-                protocol=what.entry,
-                progress=self.progress,
-            )
-        start.enter(self.vcpus[0], entry)
+            from pyvmm.boot import builtin
+
+            self.cmdline = ""
+            return builtin.load(self.memory)
+        from pyvmm.boot import image
+
+        self.cmdline = image.DEFAULT_CMDLINE if what.cmdline is None else what.cmdline
+        return image.load(
+            what.kernel,
+            self.memory,
+            cmdline=what.cmdline,
+            initrds=what.initrds,
+            rsdp=layout.ACPI_TABLES,
+            kaslr=what.kaslr,
+            protocol=what.entry,
+            progress=self.progress,
+        )
 
     def reset(self) -> None:
         """Start again, as after power-on: RAM is cleared. Raises what making the board raises."""

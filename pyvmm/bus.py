@@ -13,10 +13,10 @@ from __future__ import annotations
 import threading
 from bisect import bisect_right
 from collections.abc import Callable
-from typing import Protocol
 
 from pyvmm.errors import UsageError
 from pyvmm.log import Log
+from pyvmm.typed import Protocol
 
 log = Log(__name__)
 
@@ -118,6 +118,9 @@ class Bus:
         self._claims.insert(at, Claim(base, size, device, offset, width, window))
         return window
 
+    # In both, an access is passed on as it is if no bit below its size is set, neither in the
+    # register's offset nor in the size itself: what is left of one that was split may be 3 bytes.
+
     def read(self, address: int, size: int) -> int:
         """Answer a guest's read of `size` bytes at `address`. Any thread."""
         at = bisect_right(self._bases, address) - 1
@@ -126,7 +129,7 @@ class Bus:
             if (
                 size <= claim.width
                 and address + size <= claim.end
-                and not (address + claim.offset) & (size - 1)
+                and not (address + claim.offset | size) & (size - 1)
             ):
                 device = claim.device
                 with device.lock:
@@ -149,7 +152,7 @@ class Bus:
             if (
                 size <= claim.width
                 and address + size <= claim.end
-                and not (address + claim.offset) & (size - 1)
+                and not (address + claim.offset | size) & (size - 1)
             ):
                 device = claim.device
                 with device.lock:

@@ -63,6 +63,8 @@ def likely_causes(evidence: Evidence) -> list[Cause]:
 def _not_emulated(e: Evidence) -> Cause | None:
     if not isinstance(e.end, EmulationFailed) or e.end.suberror != spec.SUBERROR_EMULATION:
         return None
+    if e.lost:
+        return None
     if e.facts.kvm == spec.SOFTWARE_KVM:
         return Cause(
             "This host has a software KVM (kvm_pvm): it interprets kernel code, and lacks some "
@@ -70,8 +72,6 @@ def _not_emulated(e: Evidence) -> Cause | None:
             "Run `pyvmm doctor` to see what this KVM can run; use a host with hardware "
             "virtualization for this guest",
         )
-    if e.lost:
-        return None
     return Cause(
         "KVM emulates an instruction that accesses memory where there is no RAM, and its emulator "
         "does not know this one",
@@ -80,7 +80,7 @@ def _not_emulated(e: Evidence) -> Cause | None:
 
 
 def _interpreted(e: Evidence) -> Cause | None:
-    if e.end is not None or e.facts.kvm != spec.SOFTWARE_KVM:
+    if e.end is not None or e.facts.kvm != spec.SOFTWARE_KVM or not (e.facts.cmdline or e.log):
         return None
     return Cause(
         "This host has a software KVM (kvm_pvm), which interprets kernel code: a whole operating "
@@ -130,8 +130,7 @@ def _triple_fault_reboot(e: Evidence) -> Cause | None:
 def _no_idt(e: Evidence) -> Cause | None:
     if not isinstance(e.end, TripleFault):
         return None
-    least = spec.EXCEPTION_VECTORS * spec.GATE_SIZE - 1
-    if not any(sregs is not None and sregs.idt.limit < least for _, _, sregs in e.registers):
+    if not any(sregs is not None and _without_handlers(sregs) for _, _, sregs in e.registers):
         return None
     return Cause(
         "The guest had not set up its exception handlers yet, so that its first exception was "
@@ -139,6 +138,12 @@ def _no_idt(e: Evidence) -> Cause | None:
         "Look at the instruction below; before that point a guest must not touch unmapped memory "
         "or use what CPUID does not offer",
     )
+
+
+def _without_handlers(sregs: Any) -> bool:
+    """Whether the IDT is still as after reset (SDM 3A table 9-1), or too small for exceptions."""
+    too_small = sregs.idt.limit < spec.EXCEPTION_VECTORS * spec.GATE_SIZE - 1
+    return too_small or bool(sregs.cr0 & spec.CR0_PE and not sregs.idt.base)
 
 
 def _halted_for_good(e: Evidence) -> Cause | None:
@@ -163,8 +168,7 @@ def _halted_for_good(e: Evidence) -> Cause | None:
 def _no_memory(e: Evidence) -> Cause | None:
     told = re.search(
         r"System is deadlocked on memory|Out of memory: |Out of memory and no killable processes"
-        r"|Initramfs unpacking failed: write error|page allocation failure"
-        r"|initrd extends beyond end of memory",
+        r"|Initramfs unpacking failed: write error|Cannot find place for new RAMDISK",
         e.said,
     )
     if told is None:

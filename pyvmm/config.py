@@ -4,10 +4,11 @@ The devices of a machine are values too; `devices` is where disks, networks and 
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
 
 from pyvmm.errors import HostError, UsageError
 from pyvmm.memory import parse_size
+from pyvmm.typed import Any
+from pyvmm.value import Value
 
 ENTRIES = ("auto", "linux", "pvh")
 SERIAL_KINDS = ("stdio", "none", "pty", "file:PATH", "unix:PATH")
@@ -16,7 +17,7 @@ SERIAL_PORTS = 2
 MAX_NAME = 64
 
 
-class Linux(NamedTuple):
+class Linux(Value):
     """A kernel image and what it is started with: a bzImage, a vmlinux, or a Multiboot image.
 
     Which of them `kernel` is, and how it is compressed, is found from its content. Without a
@@ -38,7 +39,7 @@ class Linux(NamedTuple):
         return (self.initrd,) if isinstance(self.initrd, str) else tuple(self.initrd)
 
 
-class MachineConfig(NamedTuple):
+class MachineConfig(Value):
     """Everything about a machine before it is opened.
 
     `memory` is a size in bytes or as `512M`; `cpu` a CPU model as `host,-avx512f`; `serial` what

@@ -15,7 +15,7 @@ from pyvmm import diagnosis_spec as spec
 from pyvmm import ends
 from pyvmm.causes import BootFacts, Cause, Evidence, likely_causes
 from pyvmm.errors import MemoryAccessError, PyvmmError
-from pyvmm.guestkernel import KERNEL_MAP, find_kernels
+from pyvmm.guestkernel import KERNEL_MAP, GuestKernel, find_kernels
 from pyvmm.guestlog import LogLine, read_log
 from pyvmm.layout import PAGE
 from pyvmm.memory import GuestMemory
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
 CONSOLE_LINES = 25
 LOG_LINES = 25
-LOG_LINES_SEARCHED = 8192
-CONSOLE_MAX = 1 << 16  # bytes of console output that are looked at
 EXITS = 12
 
 _PANIC = re.compile(r"Kernel panic - not syncing[^\n]*")  # Linux, kernel/panic.c
@@ -87,11 +85,12 @@ def diagnose(
     `console` is the last output of its serial ports, `symbols` those of its image without a
     KASLR offset. No vCPU may run meanwhile. Raises nothing for what the guest did.
     """
-    log = read_log(memory)[-LOG_LINES_SEARCHED:]
+    kernels = list(find_kernels(memory))
+    log = read_log(memory, kernels)
     log_text = "\n".join(text for line in log for text in printable_lines(line.text))
-    shown = printable_lines(console[-CONSOLE_MAX:])
+    shown = printable_lines(console)
     concerned = [v for v in vcpus if v.cpu == getattr(end, "cpu", v.cpu)]
-    names = _namer(memory, symbols)
+    names = _namer(kernels[0] if kernels else None, symbols)
     codes = {v.cpu: _Code(v, memory) for v in concerned}
     told = [*shown, log_text]
     if isinstance(end, ends.GuestPanic):
@@ -134,8 +133,8 @@ def headline(end: ends.End | None) -> str:
             return f"The guest died: KVM could not go on with vCPU {cpu}: {words}{code}"
         case ends.GuestPanic():
             return "The guest's kernel panicked"
-        case ends.DebugExit(value):
-            return f"The guest wrote {value:#x} to the debug exit port"
+        case ends.DebugExit(status):
+            return f"The guest ended through the debug exit port, with status {status}"
         case ends.PoweredOff():
             return "The guest powered itself off"
         case ends.Reset():
@@ -164,9 +163,8 @@ def _log_section(log: Sequence[LogLine]) -> Section:
 # ---- where the guest is ----
 
 
-def _namer(memory: GuestMemory, symbols: Symbols | None) -> Namer:
+def _namer(kernel: GuestKernel | None, symbols: Symbols | None) -> Namer:
     """What gives an address its name: the running kernel's own symbols, then the image's."""
-    kernel = next(find_kernels(memory), None)
     own = Symbols.from_kernel(kernel) if kernel else None
     offset = kernel.kaslr_offset if kernel else 0
 

@@ -56,7 +56,7 @@ MMIO = (
     Place(layout.LOCAL_APIC, 0x1000, "local APIC"),
 )
 
-SOFTWARE_KVM = "kvm_pvm"  # the module of a KVM without hardware virtualization
+SOFTWARE_KVM = "kvm_pvm"  # a KVM without hardware virtualization
 
 # EntryFailed.reason.
 ENTRY_REASONS = {

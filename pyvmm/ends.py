@@ -3,15 +3,12 @@
 `status` is the exit status that `pyvmm run` makes of it.
 """
 
-from typing import NamedTuple
-
-from pyvmm.value import distinct
+from pyvmm.value import Value
 
 SUCCESS, DIED, PANICKED = 0, 3, 4
 
 
-@distinct
-class PoweredOff(NamedTuple):
+class PoweredOff(Value):
     """The guest powered itself off through ACPI S5."""
 
     @property
@@ -20,8 +17,7 @@ class PoweredOff(NamedTuple):
         return SUCCESS
 
 
-@distinct
-class Reset(NamedTuple):
+class Reset(Value):
     """The guest reset itself and the machine was told not to start again."""
 
     @property
@@ -30,8 +26,7 @@ class Reset(NamedTuple):
         return SUCCESS
 
 
-@distinct
-class Quit(NamedTuple):
+class Quit(Value):
     """The user or the program ended the machine."""
 
     @property
@@ -40,16 +35,14 @@ class Quit(NamedTuple):
         return SUCCESS
 
 
-@distinct
-class DebugExit(NamedTuple):
+class DebugExit(Value):
     """The guest wrote v to the debug exit port: `status` is (v << 1) | 1, as of QEMU's
     isa-debug-exit, of which a process can give 8 bits."""
 
     status: int
 
 
-@distinct
-class GuestPanic(NamedTuple):
+class GuestPanic(Value):
     """The guest's kernel panicked; `message` is what it said, `source` who told: the serial
     console or pvpanic."""
 
@@ -62,8 +55,7 @@ class GuestPanic(NamedTuple):
         return PANICKED
 
 
-@distinct
-class TripleFault(NamedTuple):
+class TripleFault(Value):
     """vCPU `cpu` could not deliver a double fault."""
 
     cpu: int
@@ -74,8 +66,7 @@ class TripleFault(NamedTuple):
         return DIED
 
 
-@distinct
-class EntryFailed(NamedTuple):
+class EntryFailed(Value):
     """The CPU refused to run vCPU `cpu`: `reason` is the hardware's own code, or an errno."""
 
     cpu: int
@@ -87,8 +78,7 @@ class EntryFailed(NamedTuple):
         return DIED
 
 
-@distinct
-class EmulationFailed(NamedTuple):
+class EmulationFailed(Value):
     """KVM could not go on with vCPU `cpu`: `suberror` is a KVM_INTERNAL_ERROR_*.
 
     `instruction` holds the bytes that it could not emulate, if it told.

@@ -7,12 +7,12 @@ every access reaches its device, and the results are the same.
 from __future__ import annotations
 
 import os
-from typing import Any
 
 from pyvmm.bus import Bus, Device, Window
 from pyvmm.errors import UsageError
 from pyvmm.loop import Loop
 from pyvmm.native import ffi, lib
+from pyvmm.typed import Any
 
 
 def enabled() -> bool:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Iterator
+from itertools import islice
 
 from pyvmm.errors import MemoryAccessError
 from pyvmm.layout import MIB, PAGE
@@ -34,14 +35,20 @@ LARGE = 1 << 7
 LARGE_LEVELS = (1, 2)  # 2 MiB and 1 GiB pages
 FRAME = 0x000F_FFFF_FFFF_F000
 
+CANDIDATES_MAX = 64  # finds that are looked at: a guest may fill its memory with them
 _CHUNK = MIB
 
 
 def search(memory: GuestMemory, needle: bytes) -> Iterator[int]:
     """The guest-physical addresses of `needle`, ascending, in the pages that the host allocated.
 
-    Any thread. A guest that runs may change memory meanwhile; then some may be missed.
+    At most CANDIDATES_MAX. Any thread. A guest that runs may change memory meanwhile; then some
+    may be missed.
     """
+    return islice(_search(memory, needle), CANDIDATES_MAX)
+
+
+def _search(memory: GuestMemory, needle: bytes) -> Iterator[int]:
     overlap = len(needle) - 1
     for start, length in memory.touched():
         for at in range(start, start + length, _CHUNK):

@@ -16,14 +16,14 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from pyvmm.errors import MemoryAccessError
 from pyvmm.guestkernel import GuestKernel, find_kernels, search
 from pyvmm.memory import GuestMemory
 
-RECORDS_MAX = 1 << 16  # the newest ones, if there should be more
+RECORDS_MAX = 1 << 14  # the newest ones, if there should be more
 TEXT_MAX = 2048  # twice printk's LOG_LINE_MAX: a record may be continued
 RING_BITS_MAX = 31  # log_buf_len's own limit, LOG_BUF_LEN_MAX
 
@@ -31,6 +31,7 @@ RING_BITS_MAX = 31  # log_buf_len's own limit, LOG_BUF_LEN_MAX
 ID_MASK = (1 << 62) - 1
 STATE_SHIFT = 62
 COMMITTED, FINALIZED = 1, 2
+LPOS_MASK = (1 << 64) - 1
 NO_DATA = 1  # an lpos with bit 0 set: a record without text, or one that did not fit
 BLOCK_ID_SIZE = 8
 
@@ -59,12 +60,13 @@ class LogLine(NamedTuple):
     text: str
 
 
-def read_log(memory: GuestMemory) -> list[LogLine]:
+def read_log(memory: GuestMemory, kernels: Iterable[GuestKernel] | None = None) -> list[LogLine]:
     """The guest's kernel log, oldest first; empty if none is found. Raises nothing. Any thread.
 
-    Of a guest that runs, records that change meanwhile may be missing.
+    `kernels` are those of find_kernels, if known. Of a guest that runs, records that change
+    meanwhile may be missing.
     """
-    for kernel in find_kernels(memory):
+    for kernel in find_kernels(memory) if kernels is None else kernels:
         try:
             lines = list(_records(kernel))
         except (LookupError, ValueError, MemoryAccessError):
@@ -115,7 +117,7 @@ def _records(kernel: GuestKernel) -> Iterator[LogLine]:
         begin, end = kernel.u64(desc + begin_offset), kernel.u64(desc + next_offset)
         text = b""
         if not begin & NO_DATA:
-            if begin >> size_bits != end >> size_bits:
+            if begin >> size_bits != (end - 1 & LPOS_MASK) >> size_bits:
                 begin = 0  # a block that would not fit at the ring's end lies at its start
             at = (begin & (1 << size_bits) - 1) + BLOCK_ID_SIZE
             text = kernel.read(data + at, min(length, (1 << size_bits) - at))

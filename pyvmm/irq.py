@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from pyvmm.typed import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from pyvmm.kvm.vm import Vm  # devices import this module and must not need the C extension

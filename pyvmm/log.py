@@ -5,7 +5,8 @@ Importing `logging` costs a start-up 5 ms, and most machines have nothing to say
 
 from __future__ import annotations
 
-TYPE_CHECKING = False
+from pyvmm.typed import TYPE_CHECKING
+
 if TYPE_CHECKING:
     import logging
 

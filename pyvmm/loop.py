@@ -9,7 +9,8 @@ import selectors
 import threading
 import time
 from collections.abc import Callable
-from typing import Protocol
+
+from pyvmm.typed import Protocol
 
 READ = selectors.EVENT_READ
 WRITE = selectors.EVENT_WRITE
@@ -102,7 +103,9 @@ class Loop:
         """Wait and call back until `stop`. The thread that calls it is the loop's."""
         while not self._stopped:
             for key, _ in self._selector.select(self._timeout()):
-                key.data()
+                # A callback before this one may have ended its watch, and closed what it is about.
+                if self._selector.get_map().get(key.fd) is key:
+                    key.data()
             self._run_due()
         self._stopped = False
 

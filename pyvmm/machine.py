@@ -9,7 +9,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any
 
 from pyvmm import ends, layout
 from pyvmm.backends.chardev import Chardev, open_chardev
@@ -25,6 +24,7 @@ from pyvmm.native import lib
 from pyvmm.panicwatch import PanicWatch
 from pyvmm.runloop import Gate, run_vcpu
 from pyvmm.timeline import Timeline
+from pyvmm.typed import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pyvmm.backends.buffer import Buffer
@@ -49,8 +49,8 @@ class Machine:
         Raises UsageError for settings that no host could make.
         """
         try:
-            self.config = (config or MachineConfig())._replace(**settings)
-        except ValueError as error:
+            self.config = (config or MachineConfig()).replace(**settings)
+        except TypeError as error:
             raise UsageError(str(error)) from None
         self.config.check()
         self.timeline = Timeline()

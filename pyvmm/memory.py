@@ -9,10 +9,10 @@ import os
 import struct
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import NamedTuple
 
 from pyvmm import layout
 from pyvmm.errors import HostError, MemoryAccessError, UsageError
+from pyvmm.value import Value
 
 _UNITS = {"K": 10, "M": 20, "G": 30, "T": 40}
 HUGEPAGE = 2 * layout.MIB
@@ -32,7 +32,7 @@ def parse_size(text: str | int, what: str = "size") -> int:
     return int(number) << unit
 
 
-class Region(NamedTuple):
+class Region(Value):
     """`size` bytes of RAM at guest-physical `base`, kept at `offset` of the memfd `fd`."""
 
     base: int
@@ -162,7 +162,7 @@ class GuestMemory:
         self.write(address, struct.pack("<Q", value))
 
     def touched(self) -> Iterator[tuple[int, int]]:
-        """(address, length) of every run of pages that the host has allocated, in order."""
+        """(address, length) of every run of pages that were ever written or read, in order."""
         for region in self.regions:
             at, end = region.offset, region.offset + region.size
             while True:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import zlib
-from typing import Any
 
 from pyvmm.errors import HostError
+from pyvmm.typed import Any
 
 try:
     import pyvmm._native as _native
@@ -18,6 +17,8 @@ lib: Any = _native.lib
 
 
 def _check_stamp() -> None:
+    import zlib
+
     package = os.path.dirname(__file__)
     try:
         with (

@@ -12,6 +12,8 @@ def printable(text: str | bytes) -> str:
     """One line without control sequences, and with U+FFFD for all that cannot be printed."""
     if isinstance(text, bytes):
         text = text.decode("utf-8", "replace")
+    if text.isprintable():
+        return text
     text = _CONTROL_SEQUENCE.sub("", text).expandtabs()
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from os import PathLike
 from typing import IO, TYPE_CHECKING
 
@@ -130,19 +131,24 @@ class _Kallsyms:
         self._token_table = kernel.read(tokens, TOKENS * TOKEN_SIZE_MAX)
         index = kernel.read(kernel.symbol("kallsyms_token_index"), 2 * TOKENS)
         self._token_index = memoryview(index).cast("H")
+        self._positions = list(islice(self._walk(), count))
 
     def name(self, at: int) -> str:
         """The name of the symbol at the `at`-th address; empty if the table is damaged."""
         try:
-            position = 0
-            for _ in range(self._first + at):
-                start, length = self._tokens(position)
-                position = start + length
-            start, length = self._tokens(position)
+            start, length = self._tokens(self._positions[self._first + at])
         except IndexError:
             return ""
         name = b"".join(self._token(token) for token in self._names[start : start + length])
         return name[1:].decode("ascii", "replace")  # its first letter is the kind, as nm gives it
+
+    def _walk(self) -> Iterator[int]:
+        """Where each name starts."""
+        position = 0
+        while position < len(self._names) - 1:
+            yield position
+            start, length = self._tokens(position)
+            position = start + length
 
     def _tokens(self, position: int) -> tuple[int, int]:
         """Where the tokens of the name at `position` start, and how many they are."""

@@ -51,8 +51,8 @@ void remap_pics(uint16_t enabled)
 {
     /* Intel 8259A, ICW1 to ICW4: edge-triggered, the second PIC at IRQ 2, 8086 mode. */
     static const uint16_t script[][2] = {
-        {PIC1, 0x11}, {PIC1 + 1, IRQ_BASE}, {PIC1 + 1, 1 << 2}, {PIC1 + 1, 1},
-        {PIC2, 0x11}, {PIC2 + 1, IRQ_BASE + 8}, {PIC2 + 1, 2}, {PIC2 + 1, 1},
+        {PIC1, 0x11}, {PIC1 + 1, IRQ_BASE},     {PIC1 + 1, 1 << 2}, {PIC1 + 1, 1},
+        {PIC2, 0x11}, {PIC2 + 1, IRQ_BASE + 8}, {PIC2 + 1, 2},      {PIC2 + 1, 1},
     };
     for (size_t at = 0; at < sizeof(script) / sizeof(script[0]); at++)
         outb(script[at][0], (uint8_t)script[at][1]);

@@ -30,23 +30,23 @@ enum {
 #define HOLE 0xc0000000ul /* where nothing answers */
 
 #define PORT_ACCESSORS(letter, type)                                                               \
-    static inline void out##letter(uint16_t port, type value)                                     \
-    {                                                                                             \
-        asm volatile("out %0, %1" : : "a"(value), "Nd"(port) : "memory");                         \
-    }                                                                                             \
-    static inline type in##letter(uint16_t port)                                                  \
-    {                                                                                             \
-        type value;                                                                               \
-        asm volatile("in %1, %0" : "=a"(value) : "Nd"(port) : "memory");                          \
-        return value;                                                                             \
-    }                                                                                             \
-    static inline void outs##letter(uint16_t port, const type *from, size_t count)                \
-    {                                                                                             \
-        asm volatile("rep outs" #letter : "+S"(from), "+c"(count) : "d"(port) : "memory");        \
-    }                                                                                             \
-    static inline void ins##letter(uint16_t port, type *to, size_t count)                         \
-    {                                                                                             \
-        asm volatile("rep ins" #letter : "+D"(to), "+c"(count) : "d"(port) : "memory");           \
+    static inline void out##letter(uint16_t port, type value)                                      \
+    {                                                                                              \
+        asm volatile("out %0, %1" : : "a"(value), "Nd"(port) : "memory");                          \
+    }                                                                                              \
+    static inline type in##letter(uint16_t port)                                                   \
+    {                                                                                              \
+        type value;                                                                                \
+        asm volatile("in %1, %0" : "=a"(value) : "Nd"(port) : "memory");                           \
+        return value;                                                                              \
+    }                                                                                              \
+    static inline void outs##letter(uint16_t port, const type *from, size_t count)                 \
+    {                                                                                              \
+        asm volatile("rep outs" #letter : "+S"(from), "+c"(count) : "d"(port) : "memory");         \
+    }                                                                                              \
+    static inline void ins##letter(uint16_t port, type *to, size_t count)                          \
+    {                                                                                              \
+        asm volatile("rep ins" #letter : "+D"(to), "+c"(count) : "d"(port) : "memory");            \
     }
 PORT_ACCESSORS(b, uint8_t)
 PORT_ACCESSORS(w, uint16_t)
@@ -54,11 +54,11 @@ PORT_ACCESSORS(l, uint32_t)
 
 #define MMIO_ACCESSORS(bits)                                                                       \
     static inline uint##bits##_t read##bits(uintptr_t address)                                     \
-    {                                                                                             \
+    {                                                                                              \
         return *(volatile uint##bits##_t *)address;                                                \
-    }                                                                                             \
+    }                                                                                              \
     static inline void write##bits(uintptr_t address, uint##bits##_t value)                        \
-    {                                                                                             \
+    {                                                                                              \
         *(volatile uint##bits##_t *)address = value;                                               \
     }
 MMIO_ACCESSORS(8)
@@ -94,8 +94,8 @@ _Noreturn void fail(const char *why);
 
 #define TEXT_OF(x) #x
 #define LINE_OF(x) TEXT_OF(x)
-#define CHECK(what)                                                                               \
-    do {                                                                                          \
+#define CHECK(what)                                                                                \
+    do {                                                                                           \
         if (!(what))                                                                               \
             fail(__FILE__ ":" LINE_OF(__LINE__) " " #what);                                        \
     } while (0)

@@ -18,11 +18,11 @@ import os
 import select
 import threading
 from collections.abc import Callable
-from typing import Protocol
 
 from pyvmm.errors import HostError, UsageError
 from pyvmm.log import Log
 from pyvmm.loop import READ, WRITE, Loop
+from pyvmm.typed import Protocol
 
 log = Log(__name__)
 

@@ -1,17 +1,17 @@
 """ELF executables: the few headers that a loader needs, each checked against the file."""
 
 from collections.abc import Iterator
-from typing import NamedTuple
 
 from pyvmm.boot import elf_spec as spec
 from pyvmm.boot.image_file import ImageFile
 from pyvmm.errors import ImageError
+from pyvmm.value import Value
 
 _MAX_PROGRAM_HEADERS = 1024  # kernels have five
 _MAX_NOTES = 1 << 20  # bytes; kernels have some 500
 
 
-class Segment(NamedTuple):
+class Segment(Value):
     """`filesz` bytes at `offset` of the file, followed in memory by zeros up to `memsz` bytes.
 
     `paddr` is where they belong, guest-physical; `vaddr` where the program expects to see them.
@@ -29,7 +29,7 @@ class Segment(NamedTuple):
         return self.paddr + self.memsz
 
 
-class Elf(NamedTuple):
+class Elf(Value):
     """An x86 ELF executable: `segments` are its loadable ones, by physical address."""
 
     bits: int

@@ -1,10 +1,10 @@
 """How a boot protocol wants the first vCPU to start, and the tables that it needs for that."""
 
 import struct
-from typing import NamedTuple
 
 from pyvmm import layout
 from pyvmm.memory import GuestMemory
+from pyvmm.value import Value
 
 # Selectors of the GDT at layout.GDT; x86/boot.rst, "64-bit Boot Protocol": __BOOT_CS, __BOOT_DS
 CODE_SELECTOR = 0x10
@@ -23,7 +23,7 @@ _PAGE_SIZE = 2 * layout.MIB
 _DIRECTORIES = 4  # of 1 GiB each
 
 
-class Entry(NamedTuple):
+class Entry(Value):
     """The first vCPU's state at the kernel's entry; registers not named here are zero.
 
     `long_mode`: 64-bit code with paging, the first 4 GiB mapped to themselves (x86/boot.rst,

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from contextlib import ExitStack
-from typing import Protocol
 
 from pyvmm.boot import cache, elf, multiboot, multiboot_spec, pvh
 from pyvmm.boot.bzimage import BzImage, is_bzimage
@@ -17,6 +15,7 @@ from pyvmm.boot.pvh import PvhImage
 from pyvmm.boot.unpack import Unsupported, compression_of
 from pyvmm.errors import ImageError, UsageError
 from pyvmm.memory import GuestMemory
+from pyvmm.typed import Protocol
 
 DEFAULT_CMDLINE = "console=ttyS0"
 PROTOCOLS = ("auto", "linux", "pvh")
@@ -61,19 +60,6 @@ def load(
         cmdline = "" if image.protocol == "multiboot" else DEFAULT_CMDLINE
     with image.file:
         entry = image.load(memory, cmdline, initrds, rsdp)
-    write_tables(memory, entry)
-    return entry
-
-
-def load_bytes(data: bytes, name: str, memory: GuestMemory) -> Entry:
-    """Like `load` for a Multiboot image that is no file, without command line or modules."""
-    fd = os.memfd_create(name, os.MFD_CLOEXEC)
-    os.write(fd, data)
-    with ImageFile(fd, name, name) as file:
-        header = multiboot.find_header(data)
-        if header is None:
-            raise ImageError(f"{name} is no Multiboot image")
-        entry = MultibootImage(file, header, None).load(memory, "", (), 0)
     write_tables(memory, entry)
     return entry
 

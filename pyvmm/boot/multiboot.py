@@ -1,7 +1,6 @@
 """Loading Multiboot 1 images: 32-bit ELF, or any file by the addresses in its header."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from pyvmm import layout
 from pyvmm.boot import arena, e820, initrd
@@ -11,9 +10,10 @@ from pyvmm.boot.entry import Entry
 from pyvmm.boot.image_file import AnyPath, ImageFile
 from pyvmm.errors import ImageError
 from pyvmm.memory import GuestMemory
+from pyvmm.value import Value
 
 
-class Header(NamedTuple):
+class Header(Value):
     """A Multiboot header: its `offset` in the file, its `flags`."""
 
     offset: int

@@ -10,13 +10,13 @@ times after which a FIFO below its trigger level reports a time-out have always 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
 
 from pyvmm.devices import serial_spec as spec
 from pyvmm.devices.device import Device
 from pyvmm.irq import IrqLine
 from pyvmm.layout import KIB, MIB
 from pyvmm.log import Log
+from pyvmm.typed import Protocol
 
 log = Log(__name__)
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from typing import Any
 
 from pyvmm.errors import KvmError
 from pyvmm.native import ffi, lib
+from pyvmm.typed import Any
 
 
 def call(fd: int, ioctl: str, arg: Any = ffi.NULL, asked: str = "") -> int:

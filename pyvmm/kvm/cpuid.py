@@ -6,26 +6,32 @@ cores with one thread each; a vCPU's APIC id is its number. Any thread may call 
 
 import functools
 import struct
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple, TypeAlias
+from collections.abc import Iterable
 
 from pyvmm.errors import UsageError
 from pyvmm.kvm import cpuid_spec as spec
+from pyvmm.typed import TypeAlias
+from pyvmm.value import Value
 
 
-class CpuidEntry(NamedTuple):
+class CpuidEntry(Value):
     """struct kvm_cpuid_entry2 of <asm/kvm.h>: a leaf, its sub-leaf, and the four registers."""
 
     function: int
-    index: int  # type: ignore[assignment]  # the kernel's name for it, though tuples have a method
+    index: int
     flags: int
     eax: int
     ebx: int
     ecx: int
     edx: int
 
+    @property
+    def registers(self) -> tuple[int, int, int, int]:
+        """eax, ebx, ecx, edx."""
+        return self.eax, self.ebx, self.ecx, self.edx
 
-class CpuModel(NamedTuple):
+
+class CpuModel(Value):
     """The host's CPU without the features `masked`; it must have those `required`."""
 
     masked: frozenset[str] = frozenset()
@@ -70,22 +76,23 @@ def parse_cpu_model(text: str) -> CpuModel:
     return CpuModel(masked, frozenset(names["+"]))
 
 
+@functools.lru_cache(maxsize=64)
 def guest_cpuid(
-    supported: Sequence[CpuidEntry],
+    supported: tuple[CpuidEntry, ...],
     model: CpuModel,
     cpu: int,
     cpus: int,
     *,
     tsc_deadline: bool,
     brand: str = "",
-) -> list[CpuidEntry]:
+) -> tuple[CpuidEntry, ...]:
     """The entries for vCPU number `cpu` of `cpus`, from those of KVM_GET_SUPPORTED_CPUID.
 
     `tsc_deadline` is KVM_CAP_TSC_DEADLINE_TIMER, which KVM does not count as supported CPUID.
     `brand` is the processor's name, at most 47 ASCII characters of it, where KVM gives none.
     Raises UsageError if the model requires a feature that is not there.
     """
-    leaves = {(function, index): [*rest, flags] for function, index, flags, *rest in supported}
+    leaves = {(e.function, e.index): [*e.registers, e.flags] for e in supported}
     _set_features(leaves, cpu, cpus, tsc_deadline)
     _set_caches(leaves, cpus)
     _set_topology(leaves, cpu, cpus)
@@ -102,7 +109,7 @@ def guest_cpuid(
                 raise UsageError(
                     f"The CPU feature {name!r} must be one that this host's KVM offers"
                 )
-    return [CpuidEntry(*key, leaf[_FLAGS], *leaf[:_FLAGS]) for key, leaf in leaves.items()]
+    return tuple(CpuidEntry(*key, leaf[_FLAGS], *leaf[:_FLAGS]) for key, leaf in leaves.items())
 
 
 def physical_bits(entries: Iterable[CpuidEntry]) -> int:

@@ -1,20 +1,16 @@
 """Why a vCPU stopped: what Vcpu.run() returns."""
 
-from typing import NamedTuple
-
-from pyvmm.value import distinct
+from pyvmm.value import Value
 
 
-@distinct
-class PioRead(NamedTuple):
+class PioRead(Value):
     """The guest reads `size` (1, 2, 4) bytes from `port`; answer with Vcpu.answer()."""
 
     port: int
     size: int
 
 
-@distinct
-class PioWrite(NamedTuple):
+class PioWrite(Value):
     """The guest wrote `size` (1, 2, 4) bytes, `value`, to `port`."""
 
     port: int
@@ -22,16 +18,14 @@ class PioWrite(NamedTuple):
     value: int
 
 
-@distinct
-class MmioRead(NamedTuple):
+class MmioRead(Value):
     """The guest reads `size` (1 to 8) bytes at `address`; answer with Vcpu.answer()."""
 
     address: int
     size: int
 
 
-@distinct
-class MmioWrite(NamedTuple):
+class MmioWrite(Value):
     """The guest wrote `size` (1 to 8) bytes, `value`, at `address`."""
 
     address: int
@@ -39,39 +33,33 @@ class MmioWrite(NamedTuple):
     value: int
 
 
-@distinct
-class Interrupted(NamedTuple):
+class Interrupted(Value):
     """The vCPU was kicked, or its thread got a signal."""
 
 
-@distinct
-class Hlt(NamedTuple):
+class Hlt(Value):
     """The guest executed HLT, in a VM without in-kernel interrupt controllers."""
 
 
-@distinct
-class Shutdown(NamedTuple):
+class Shutdown(Value):
     """Triple fault: the CPU could not deliver a double fault."""
 
 
-@distinct
-class FailEntry(NamedTuple):
+class FailEntry(Value):
     """The CPU refused the guest's state; `reason` is its own code."""
 
     reason: int
     cpu: int
 
 
-@distinct
-class InternalError(NamedTuple):
+class InternalError(Value):
     """KVM gave up: `suberror` is a KVM_INTERNAL_ERROR_*, `data` its detail."""
 
     suberror: int
     data: tuple[int, ...]
 
 
-@distinct
-class Debug(NamedTuple):
+class Debug(Value):
     """A guest-debug event: exception number, and the debug registers."""
 
     exception: int
@@ -80,16 +68,14 @@ class Debug(NamedTuple):
     dr7: int
 
 
-@distinct
-class SystemEvent(NamedTuple):
+class SystemEvent(Value):
     """KVM reports a system event, KVM_SYSTEM_EVENT_*."""
 
     type: int
     data: tuple[int, ...]
 
 
-@distinct
-class Unknown(NamedTuple):
+class Unknown(Value):
     """An exit reason that pyvmm does not know: a KVM_EXIT_* number."""
 
     reason: int

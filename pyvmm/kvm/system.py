@@ -7,6 +7,7 @@ import os
 from functools import cached_property
 
 from pyvmm.errors import HostError, KvmError, UsageError
+from pyvmm.kvm import cpuid_spec
 from pyvmm.kvm._call import Handle, call, call_value
 from pyvmm.kvm.cpuid import CpuidEntry
 from pyvmm.kvm.vm import Vm
@@ -24,6 +25,8 @@ CURES = {
     errno.ENODEV: "has no driver behind it; this CPU offers no virtualization, or it is off in "
     "the firmware",
 }
+_supported_cpuid: tuple[CpuidEntry, ...] = ()
+
 FIRST_ENTRIES = 128  # CPUID entries asked for at first; KVM_GET_SUPPORTED_CPUID says if too few
 
 
@@ -34,6 +37,16 @@ def module() -> str:
         if os.path.exists(f"/sys/module/{name}"):
             return name
     return ""
+
+
+def host_brand() -> str:
+    """The host processor's name, which KVM_GET_SUPPORTED_CPUID leaves out."""
+    name = b""
+    registers = ffi.new("uint32_t[4]")
+    for function in cpuid_spec.BRAND:
+        lib.pv_cpuid(function, registers)
+        name += bytes(ffi.buffer(registers))
+    return name.split(b"\0")[0].decode("ascii", "replace").strip()
 
 
 class Kvm(Handle):
@@ -80,8 +93,14 @@ class Kvm(Handle):
         """Bytes of the structure that KVM shares with user space for each vCPU."""
         return call_value(self.fd, "KVM_GET_VCPU_MMAP_SIZE")
 
-    def supported_cpuid(self) -> list[CpuidEntry]:
-        """The CPUID entries that this host's KVM can give a guest."""
+    def supported_cpuid(self) -> tuple[CpuidEntry, ...]:
+        """The CPUID entries that this host's KVM can give a guest; asked for once a process."""
+        global _supported_cpuid
+        if not _supported_cpuid:
+            _supported_cpuid = self._supported_cpuid()
+        return _supported_cpuid
+
+    def _supported_cpuid(self) -> tuple[CpuidEntry, ...]:
         count = FIRST_ENTRIES
         while True:
             table = ffi.new("struct kvm_cpuid2 *", {"nent": count, "entries": count})
@@ -92,10 +111,10 @@ class Kvm(Handle):
                     raise
                 count *= 2
                 continue
-            return [
+            return tuple(
                 CpuidEntry(e.function, e.index, e.flags, e.eax, e.ebx, e.ecx, e.edx)
                 for e in table.entries[0 : table.nent]
-            ]
+            )
 
     def msr_indices(self) -> list[int]:
         """The MSRs that KVM_GET_MSRS and KVM_SET_MSRS take."""

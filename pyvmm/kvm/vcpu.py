@@ -1,14 +1,16 @@
 """A virtual CPU: running it, and its state."""
 
 import errno
+import functools
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
 
 from pyvmm.errors import KvmError
 from pyvmm.kvm import exits
 from pyvmm.kvm._call import Handle, call, call_value
 from pyvmm.kvm.cpuid import CpuidEntry
 from pyvmm.native import ffi, lib
+from pyvmm.typed import Any
+from pyvmm.value import Value
 
 EXIT_KINDS = tuple(
     name.removeprefix("PV_EXIT_").lower()
@@ -17,7 +19,7 @@ EXIT_KINDS = tuple(
 MSRS_PER_CALL = 256  # KVM's own limit, MAX_IO_MSRS in arch/x86/kvm/x86.c
 
 
-class LastExit(NamedTuple):
+class LastExit(Value):
     """One of the last exits: its kind (of EXIT_KINDS), the access, and where the guest was."""
 
     kind: str
@@ -206,11 +208,8 @@ class Vcpu(Handle):
 
     def set_cpuid(self, entries: Sequence[CpuidEntry]) -> None:
         """What CPUID tells this vCPU; before its first run."""
-        table = ffi.new(
-            "struct kvm_cpuid2 *",
-            {"nent": len(entries), "entries": [entry._asdict() for entry in entries]},
-        )
-        call(self.fd, "KVM_SET_CPUID2", table, f"vCPU {self.index}, {len(entries)} entries")
+        asked = f"vCPU {self.index}, {len(entries)} entries"
+        call(self.fd, "KVM_SET_CPUID2", _cpuid_table(tuple(entries)), asked)
 
     @property
     def tsc_khz(self) -> int:
@@ -251,6 +250,12 @@ class Vcpu(Handle):
         except KvmError as error:
             if error.errno != errno.EINVAL:
                 raise
+
+
+@functools.lru_cache(maxsize=64)
+def _cpuid_table(entries: tuple[CpuidEntry, ...]) -> Any:
+    what = {"nent": len(entries), "entries": [entry.asdict() for entry in entries]}
+    return ffi.new("struct kvm_cpuid2 *", what)
 
 
 def _msr_table(values: Mapping[int, int]) -> Any:

@@ -1,16 +1,17 @@
 """A VM: its memory slots and everything in the kernel that is not a vCPU."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
 
 from pyvmm.kvm._call import Handle, call, call_value
 from pyvmm.kvm.vcpu import Vcpu
 from pyvmm.native import ffi, lib
+from pyvmm.typed import Any
+from pyvmm.value import Value
 
 IRQCHIPS = ("PIC_MASTER", "PIC_SLAVE", "IOAPIC")
 
 
-class IrqchipRoute(NamedTuple):
+class IrqchipRoute(Value):
     """Global system interrupt `gsi` goes to `pin` of `chip`, one of IRQCHIPS."""
 
     gsi: int
@@ -18,7 +19,7 @@ class IrqchipRoute(NamedTuple):
     pin: int
 
 
-class MsiRoute(NamedTuple):
+class MsiRoute(Value):
     """Global system interrupt `gsi` is a write of `data` to `address`."""
 
     gsi: int

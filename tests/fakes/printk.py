@@ -50,8 +50,12 @@ OFFSET(prb_data_ring.data)=8
 class Ring:
     """A printk ring buffer that is written to."""
 
-    def __init__(self, count_bits: int = 5, size_bits: int = 11) -> None:
+    def __init__(
+        self, count_bits: int = 5, size_bits: int = 11, *, fills_end: bool = False
+    ) -> None:
+        """`fills_end`: a block may end exactly where the ring does, as in newer kernels."""
         self.count_bits, self.size_bits = count_bits, size_bits
+        self.fills_end = fills_end
         count = 1 << count_bits
         self.head = self.tail = -(count + 1) & 0xFFFF_FFFF
         self.lpos = -(1 << size_bits) & (1 << 64) - 1
@@ -72,7 +76,9 @@ class Ring:
             begin, following = self.lpos, self.lpos + size & (1 << 64) - 1
             at = begin & len(self.data) - 1
             struct.pack_into("<Q", self.data, at, self.head)
-            if at + size >= len(self.data):  # it lies at the start of the ring instead
+            if (
+                at + size >= len(self.data) + self.fills_end
+            ):  # it lies at the start of the ring instead
                 following = (begin | len(self.data) - 1) + 1 + size & (1 << 64) - 1
                 at = 0
                 struct.pack_into("<Q", self.data, at, self.head)

@@ -5,17 +5,20 @@ from __future__ import annotations
 import mmap
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from pyvmm import Linux, Machine
 from pyvmm.errors import HostError
 from pyvmm.kvm import Kvm, Vcpu, exits
 from pyvmm.kvm.vcpu import segment
 from pyvmm.native import ffi
 
 SOFTWARE_KVM = Path("/sys/module/kvm_pvm").exists()
+EMULATED_CPU = "QEMU TCG" in Path("/proc/cpuinfo").read_text()  # where all is 20 times slower
 MIB = 1 << 20
 CODE = 0x1000  # where a bare guest begins
 TIMEOUT = 20.0  # seconds for what takes milliseconds: only a lost event takes longer
@@ -109,3 +112,17 @@ def bare(kvm: Kvm) -> Iterator[Bare]:
 def bare_irqchip(kvm: Kvm) -> Iterator[Bare]:
     with ExitStack() as stack:
         yield Bare(stack, kvm, irqchip=True)
+
+
+def program(name: str) -> str:
+    """The path of a tiny guest; `make guests` builds them."""
+    return str(Path(__file__).parents[2] / f"build/guests/{name}.elf")
+
+
+@contextmanager
+def machine(name: str, cmdline: str = "", **settings: Any) -> Iterator[Machine]:
+    """A running machine with a tiny guest."""
+    settings = {"memory": "16M", "no_reboot": True, **settings}
+    with Machine(boot=Linux(program(name), cmdline=cmdline), **settings) as vm:
+        vm.start()
+        yield vm

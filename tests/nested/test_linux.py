@@ -142,12 +142,13 @@ def test_ctrl_a_x_quits_and_puts_the_terminal_right(nested_host: NestedHost) -> 
     script = f"""stty -g > /tmp/before
     python3 -m pyvmm run {GUESTS}/vmlinuz-cloud --initrd {GUESTS}/initramfs.img \
         --append 'console=ttyS0 quiet'
-    echo "status $?"
+    printf '\\nstatus %s\\n' $?
     stty -g | cmp - /tmp/before && echo same"""
     shell = nested_host.spawn(["sh", "-c", script], tty=(24, 80))
     shell.expect(PROMPT, BOOT_TIMEOUT)
     shell.write(b"echo $((6 * 7))\r")
     shell.expect(rb"^42\r*$")
+    shell.expect(PROMPT)
     shell.write(b"\x01x")
     shell.expect(rb"^status 0\r*$")
     shell.expect(rb"^same\r*$")

@@ -21,8 +21,12 @@ def evidence(end=None, cmdline=CONSOLE, said="", *, log="", **more):
     return Evidence(end, facts, said + "\n" + log, log, **more)
 
 
-def vcpu(mp_state=0, rflags=2, idt_limit=0xFFF):
-    return mp_state, Fields(rflags=rflags), Fields(idt=Fields(limit=idt_limit))
+def vcpu(mp_state=0, rflags=2, idt_limit=0xFFF, idt_base=0xFE00, cr0=0x11):
+    return (
+        mp_state,
+        Fields(rflags=rflags),
+        Fields(idt=Fields(limit=idt_limit, base=idt_base), cr0=cr0),
+    )
 
 
 def whys(e):
@@ -68,6 +72,11 @@ CASES = {
     ),
     "an exception before the handlers are there": (
         evidence(TripleFault(0), said="x", registers=[vcpu(idt_limit=0)]),
+        "exception handlers",
+        "instruction",
+    ),
+    "an exception with the IDT of the reset": (
+        evidence(TripleFault(0), said="x", registers=[vcpu(idt_limit=0xFFFF, idt_base=0)]),
         "exception handlers",
         "instruction",
     ),
@@ -168,6 +177,12 @@ def test_no_more_than_two_causes_are_named(case):
     assert len(likely_causes(CASES[case][0])) in (1, 2)
 
 
+def test_a_jump_to_nowhere_is_not_blamed_on_the_emulator():
+    e = evidence(EmulationFailed(0, 1, b""), said="x", lost=True, kvm="kvm_pvm")
+    assert "wild pointer" in whys(e)
+    assert len(likely_causes(e)) == 1
+
+
 @pytest.mark.parametrize(
     "e",
     [
@@ -176,6 +191,7 @@ def test_no_more_than_two_causes_are_named(case):
         evidence(log="printk: console [ttyS0] enabled\n" + STARTED),
         evidence(cmdline=CONSOLE + ",115200n8 quiet", said="x", log=STARTED),
         evidence(cmdline="", serial_ports=()),
+        evidence(cmdline="", said="a tiny guest", kvm="kvm_pvm"),
         evidence(TripleFault(0), cmdline="", said="x"),
         evidence(EmulationFailed(0, 3, b""), said="x"),
         evidence(EntryFailed(0, 7), said="x"),
@@ -183,6 +199,7 @@ def test_no_more_than_two_causes_are_named(case):
         evidence(said="x", registers=[vcpu(3, 0x202), vcpu(3)]),
         evidence(said="x", registers=[vcpu(0)]),
         evidence(TripleFault(0), said="x", registers=[(None, None, None), vcpu()]),
+        evidence(TripleFault(0), said="x", registers=[vcpu(idt_limit=0x3FF, idt_base=0, cr0=0)]),
     ],
 )
 def test_a_guest_of_which_nothing_known_is_wrong_gets_no_cause(e):

@@ -12,7 +12,7 @@ from pyvmm.kvm.vcpu import LastExit
 from pyvmm.layout import MIB, PAGE
 from pyvmm.memory import GuestMemory
 from pyvmm.symbols import Symbols
-from tests.fakes.printk import LinuxRam, Ring
+from tests.fakes.printk import KASLR, LinuxRam, Ring
 from tests.unit.test_symbols import TEXT, VMLINUX
 
 CODE = 0x20_0000
@@ -67,7 +67,7 @@ ENDS = [
     (ends.PoweredOff(), "powered itself off"),
     (ends.Reset(), "reset itself"),
     (ends.Quit(), "ended from outside"),
-    (ends.DebugExit(7), "wrote 0x7 to the debug exit port"),
+    (ends.DebugExit(7), "the debug exit port, with status 7"),
     (None, "The guest is still running"),
 ]
 
@@ -160,6 +160,20 @@ def test_the_images_symbols_name_rip_also_where_the_kernel_runs_unmapped(memory)
     for rip in (TEXT + 4, TEXT + 4 - 0xFFFFFFFF80000000):
         text = report(memory, None, [vcpu(regs=regs(rip))], symbols=symbols)
         assert f"RIP {rip:016x}  startup_64+0x4/0x100" in text
+
+
+def test_the_images_symbols_are_moved_by_the_kernels_kaslr_offset(memory):
+    LinuxRam(memory).finish()
+    vcpus = [vcpu(regs=regs(TEXT + KASLR + 4))]
+    text = report(memory, None, vcpus, symbols=Symbols.from_elf(VMLINUX))
+    assert f"RIP {TEXT + KASLR + 4:016x}  startup_64+0x4/0x100" in text
+
+
+def test_a_symbol_that_the_guest_made_up_is_printable(memory):
+    ram = LinuxRam(memory)
+    ram.place_kallsyms([(TEXT, "\x1b[2Jevil\x07"), (TEXT + 16, "_end")])
+    ram.finish()
+    assert "  evil\N{REPLACEMENT CHARACTER}+0x0/0x10" in report(memory, None, [vcpu()])
 
 
 def test_the_running_kernels_symbols_name_rip(memory):

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 from pyvmm.errors import MemoryAccessError
-from pyvmm.guestkernel import find_kernels, search
-from pyvmm.layout import MIB
+from pyvmm.guestkernel import CANDIDATES_MAX, find_kernels, search
+from pyvmm.layout import MIB, PAGE
 from pyvmm.memory import GuestMemory
 from tests.fakes import printk
 from tests.fakes.printk import LinuxRam
@@ -82,3 +82,11 @@ def test_a_note_without_sense_is_no_kernel(memory, note):
 def test_a_note_at_the_very_start_of_ram_is_no_kernel(memory):
     memory.write(0, b"VMCOREINFO\0\0OSRELEASE=6.1\n")
     assert list(find_kernels(memory)) == []
+
+
+def test_a_guest_that_floods_its_memory_is_searched_for_no_longer_than_others(memory):
+    ram = LinuxRam(memory)
+    for i in range(CANDIDATES_MAX + 5):
+        memory.write(10 * MIB + i * PAGE, ram.note())
+    assert len(list(find_kernels(memory))) == CANDIDATES_MAX
+    assert len(list(search(memory, b"OSRELEASE"))) == CANDIDATES_MAX

@@ -50,6 +50,17 @@ def test_records_are_whole_after_the_ring_has_wrapped_many_times(memory):
     assert [line.seq for line in lines] == list(range(184, 200))
 
 
+@pytest.mark.parametrize("fills_end", [False, True])
+def test_a_block_as_large_as_the_rest_of_the_ring_is_read(memory, fills_end):
+    ring = Ring(size_bits=8, fills_end=fills_end)
+    texts = ["a" * 120, "b" * 120]
+    for text in texts:
+        ring.add(text.encode())
+    lines = read_log(ram_with(memory, ring).finish())
+    assert lines[-1].text == texts[-1]
+    assert not fills_end or lines[0].text == texts[0]
+
+
 def test_a_record_without_text_is_an_empty_line(memory):
     ring = Ring()
     ring.add(b"first")

@@ -1,11 +1,11 @@
 """The DSDT's definition block: which devices the board has, and which resources are theirs."""
 
 import functools
-from typing import NamedTuple
 
 from pyvmm import layout
 from pyvmm.boot.acpi import aml
 from pyvmm.devices import acpi_pm_spec as pm
+from pyvmm.value import Value
 
 PCI_SLOTS = 32
 PCI_PINS = 4
@@ -20,7 +20,7 @@ OSC_PCIE_CAPABILITY = 1 << 4  # third DWORD: the guest owns the capability struc
 STA_PRESENT = 0b1111  # §6.3.7: present, enabled, shown, working
 
 
-class Board(NamedTuple):
+class Board(Value):
     """What differs between machines as ACPI describes them. Addresses and sizes in bytes."""
 
     cpus: int  # local APIC ids and processor UIDs are 0 to cpus - 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import struct
 
 from pyvmm import layout
@@ -11,6 +12,7 @@ from pyvmm.devices import acpi_pm_spec as pm
 from pyvmm.errors import UsageError
 
 
+@functools.lru_cache(maxsize=8)
 def build(base: int, board: Board) -> bytes:
     """All tables of `board`, to be written at guest address `base`; the RSDP comes first.
 

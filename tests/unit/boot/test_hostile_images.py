@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pyvmm import boot
+from pyvmm.boot import image as boot
 from pyvmm.boot import unpack
 from pyvmm.boot.report import inspect
 from pyvmm.errors import ImageError, UsageError

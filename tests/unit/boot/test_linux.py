@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pyvmm import boot, layout
+from pyvmm import layout
+from pyvmm.boot import image as boot
 from pyvmm.boot.image import open_image
 from pyvmm.boot.linux import SelfUnpacking
 from pyvmm.errors import ImageError, UsageError

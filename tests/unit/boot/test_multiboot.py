@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from pyvmm import boot
+from pyvmm.boot import image as boot
 from pyvmm.errors import ImageError
 from pyvmm.memory import GuestMemory
 from tests.fakes import images

@@ -1,0 +1,43 @@
+"""Every guest of guests/manifest.toml, as its entry there says."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import SOFTWARE_KVM, TIMEOUT, program
+
+from pyvmm import Linux, Machine
+
+MANIFEST = Path(__file__).parents[2] / "guests/manifest.toml"
+GUESTS: list[dict[str, Any]] = tomllib.loads(MANIFEST.read_text())["guest"]
+
+
+@pytest.mark.parametrize("guest", GUESTS, ids=lambda guest: guest["name"])
+def test_a_guest_ends_as_it_should(guest: dict[str, Any]) -> None:
+    expected = {"end": "DebugExit", "status": 33, "output": []} | guest
+    if SOFTWARE_KVM:
+        expected |= guest.get("software", {})
+    machine = Machine(
+        boot=Linux(program(guest.get("program", guest["name"])), cmdline=guest.get("cmdline", "")),
+        memory=guest.get("memory", "64M"),
+        cpus=guest.get("cpus", 1),
+        no_reboot=guest.get("no_reboot", True),
+    )
+    with machine:
+        machine.start()
+        if "input" in guest:
+            machine.serial.expect(b"ready\n", timeout=TIMEOUT)
+            machine.serial.write(guest["input"].encode())
+        end = machine.wait(TIMEOUT)
+        output = machine.serial.output.decode()
+        assert (type(end).__name__, end.status) == (expected["end"], expected["status"]), output
+        for text in expected["output"]:
+            assert text in output
+
+
+def test_every_guest_is_in_the_manifest() -> None:
+    programs = {path.stem for path in MANIFEST.parent.glob("*.c")}
+    assert programs == {guest.get("program", guest["name"]) for guest in GUESTS}
