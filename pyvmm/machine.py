@@ -94,6 +94,7 @@ class Machine:
             self._stack = stack.pop_all()
         self._end = self._wanted = self._error = None
         self._paused = False
+        self._looking = 0  # how many are inside `paused`
         self._board = board
         self.timeline = Timeline()
         self.timeline.mark("ready")
@@ -184,26 +185,29 @@ class Machine:
         self._gate.wait_parked()
 
     def resume(self) -> None:
-        """Let the vCPUs go on; a machine that has ended stays stopped."""
-        vcpus = self.board.vcpus
+        """Let the vCPUs go on once nobody is inside `paused`; one that has ended stays stopped."""
+        _ = self.board
         with self._lock:
             self._paused = False
-            if self._gate.opened or self._end or self._wanted or self._error:
-                return
-            for vcpu in vcpus:
-                vcpu.kvmclock_paused()
-            self._gate.open()
+            self._go_on()
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Pause within a `with`; a machine that was paused stays so."""
-        was_running = self.state == "running"
-        self.pause()
+        """Pause within a `with`, whatever others do meanwhile; a machine that was paused stays so.
+
+        Not on a vCPU's thread.
+        """
+        _ = self.board
+        with self._lock:
+            self._looking += 1
+            self._gate.shut()
+        self._gate.wait_parked()
         try:
             yield
         finally:
-            if was_running:
-                self.resume()
+            with self._lock:
+                self._looking -= 1
+                self._go_on()
 
     def power_button(self) -> None:
         """Press the power button; a guest that listens powers itself off."""
@@ -319,10 +323,22 @@ class Machine:
                 raise UsageError("The machine has been started already")
             self._paused = False
             self.timeline.mark("entered")
-            if self._wanted is None:  # a request from before the start goes first
+            if not (self._wanted or self._looking):  # a request from before goes first
                 self._gate.open()
         for vcpu in vcpus:
             self._spawn(f"vcpu{vcpu.index}", self._run_vcpu, vcpu)
+
+    def _may_run(self) -> bool:
+        """Whether nothing keeps the vCPUs from running; with the lock held."""
+        kept = self._paused or self._looking or self._wanted or self._end or self._error
+        return bool(self._threads) and not kept
+
+    def _go_on(self) -> None:
+        """Open the gate after a pause if nothing speaks against it; with the lock held."""
+        if self._may_run() and not self._gate.opened:
+            for vcpu in self.board.vcpus:
+                vcpu.kvmclock_paused()
+            self._gate.open()
 
     def _run_loop(self) -> None:
         try:
@@ -383,7 +399,7 @@ class Machine:
             if self._wanted is not asked:
                 return
             self._wanted = None
-            if not self._paused:
+            if self._may_run():
                 self._gate.open()
 
     def _finish(self, end: End) -> None:

@@ -162,6 +162,16 @@ def test_a_pause_holds_through_a_reset(built_in: Machine) -> None:
     built_in.serial.expect(PROMPT, PATIENCE)
 
 
+def test_nobody_can_resume_a_machine_that_another_looks_into(built_in: Machine) -> None:
+    """A vCPU that runs keeps its registers from who asks for them, for ever if it spins."""
+    with built_in.paused():
+        built_in.resume()
+        with built_in.paused():
+            pass
+        assert built_in.state == "paused"
+    assert built_in.state == "running"
+
+
 def test_a_fault_in_a_device_model_surfaces_in_wait(built_in: Machine) -> None:
     def broken(*_: object) -> int:
         raise ZeroDivisionError("injected")
