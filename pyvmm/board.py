@@ -5,6 +5,7 @@ The order matters for speed: a memory slot costs a grace period once interrupt c
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -225,7 +226,7 @@ class Board:
 
         self.cmdline = image.DEFAULT_CMDLINE if what.cmdline is None else what.cmdline
         return image.load(
-            what.kernel,
+            os.fspath(what.kernel),
             self.memory,
             cmdline=what.cmdline,
             initrds=what.initrds,

@@ -3,6 +3,7 @@
 The devices of a machine are values too; `devices` is where disks, networks and their like go.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 
 from pyvmm.errors import HostError, UsageError
@@ -15,20 +16,21 @@ SERIAL_KINDS = ("stdio", "none", "pty", "file:PATH", "unix:PATH")
 BUFFER = "buffer"
 SERIAL_PORTS = 2
 MAX_NAME = 64
+_PATH, _LIST = (str, os.PathLike), (tuple, list)
 
 
 class Linux(Value):
     """A kernel image and what it is started with: a bzImage, a vmlinux, or a Multiboot image.
 
     Which of them `kernel` is, and how it is compressed, is found from its content. Without a
-    `cmdline` Linux gets console=ttyS0. `initrd` is one
-    path or several, which are concatenated (for Multiboot: one module each). `kaslr` lets a
-    bzImage unpack itself at an address of its own choice. `entry` is one of ENTRIES: the Linux
-    64-bit boot protocol, PVH, or whichever of them the image has, in this order.
+    `cmdline` Linux gets console=ttyS0. `initrd` is one path or several, which are concatenated
+    (for Multiboot: one module each); paths may be pathlib's. `kaslr` lets a bzImage unpack itself
+    at an address of its own choice. `entry` is one of ENTRIES: the Linux 64-bit boot protocol, PVH,
+    or whichever of them the image has, in this order.
     """
 
-    kernel: str
-    initrd: str | tuple[str, ...] | list[str] = ()
+    kernel: str | os.PathLike[str]
+    initrd: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = ()
     cmdline: str | None = None
     kaslr: bool = False
     entry: str = "auto"
@@ -36,7 +38,18 @@ class Linux(Value):
     @property
     def initrds(self) -> tuple[str, ...]:
         """The initrds' paths, also if only one was given."""
-        return (self.initrd,) if isinstance(self.initrd, str) else tuple(self.initrd)
+        if isinstance(self.initrd, (str, os.PathLike)):
+            return (os.fspath(self.initrd),)
+        return tuple(os.fspath(path) for path in self.initrd)
+
+    def check(self) -> None:
+        """Raise UsageError for what cannot be started."""
+        _check_types(self, kernel=_PATH, initrd=(*_PATH, *_LIST), cmdline=(str, type(None)))
+        if isinstance(self.initrd, _LIST):
+            for path in self.initrd:
+                _check_type("initrd", path, _PATH)
+        if self.entry not in ENTRIES:
+            raise UsageError(f"entry must be one of {', '.join(ENTRIES)}, not {self.entry!r}")
 
 
 class MachineConfig(Value):
@@ -65,6 +78,8 @@ class MachineConfig(Value):
 
     def check(self) -> None:
         """Raise UsageError for what no host could make."""
+        _check_types(self, boot=(Linux, type(None)), memory=(int, str), cpus=(int,), cpu=(str,))
+        _check_types(self, serial=_LIST, name=(str,))
         _ = self.memory_size
         if self.cpus < 1:
             raise UsageError(f"A machine must have at least 1 CPU, not {self.cpus}")
@@ -73,19 +88,31 @@ class MachineConfig(Value):
         if len(self.serial) > SERIAL_PORTS:
             raise UsageError(f"A machine has {SERIAL_PORTS} serial ports, not {len(self.serial)}")
         for kind in self.serial:
+            _check_type("serial", kind, (str,))
             check_serial(kind, (*SERIAL_KINDS, BUFFER))
         if self.serial.count("stdio") > 1:
             raise UsageError("Only one serial port can be on stdio")
-        if self.boot is not None and self.boot.entry not in ENTRIES:
-            raise UsageError(f"entry must be one of {', '.join(ENTRIES)}, not {self.boot.entry!r}")
+        if self.boot is not None:
+            self.boot.check()
         if self.devices:
             raise UsageError(f"This version has no device {self.devices[0]!r}")
 
 
+def _check_types(value: object, **kinds: tuple[type, ...]) -> None:
+    for name, allowed in kinds.items():
+        _check_type(name, getattr(value, name), allowed)
+
+
+def _check_type(name: str, value: object, allowed: tuple[type, ...]) -> None:
+    if not isinstance(value, allowed) or isinstance(value, bool):
+        kinds = " or ".join(kind.__name__.removesuffix("Type") for kind in allowed)
+        raise UsageError(f"{name} must be {kinds}, not {value!r}")
+
+
 def check_serial(kind: str, kinds: Sequence[str]) -> None:
-    """Raise UsageError unless `kind` is one of `kinds`, in which PATH stands for any."""
+    """Raise UsageError unless `kind` is one of `kinds`, in which PATH stands for any path."""
     name, colon, path = kind.partition(":")
-    if (f"{name}:PATH" if colon and path else kind) not in kinds:
+    if (f"{name}:PATH" if colon and path else kind) not in kinds or "\0" in path:
         raise UsageError(f"A serial port must be one of {', '.join(kinds)}, not {kind!r}")
 
 

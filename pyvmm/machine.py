@@ -6,6 +6,7 @@ caller of `run`, or a thread of its own after `start`.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -288,7 +289,7 @@ class Machine:
                     memory_size=self.config.memory_size,
                     kvm=module(),
                 ),
-                symbols_of(what.kernel) if what else None,
+                symbols_of(os.fspath(what.kernel)) if what else None,
             )
 
     def mark_init(self) -> None:

@@ -26,6 +26,8 @@ MAGICS = {
     "lz4 legacy": b"\x02\x21\x4c\x18",
     "lzo": b"\x89LZO\x00\r\n\x1a\n",
 }
+_ZSTD_HEADER = 18  # bytes at most, RFC 8878 §3.1.1.1; below: §3.1.1.2, the header of a block
+_ZSTD_LAST, _ZSTD_TYPE, _ZSTD_RLE = 1, 3 << 1, 1 << 1
 _LZ4_LEGACY_BLOCK = 8 << 20  # lz4_Frame_format.md, "Legacy frame": a block unpacks to at most this
 
 
@@ -90,6 +92,7 @@ def _open_stream(kind: str, source: io.BytesIO) -> _Stream:
     if kind == "zstd":
         import zstandard
 
+        _check_zstd_is_whole(source.getbuffer())
         decoder = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW)
         return decoder.stream_reader(source, read_across_frames=True)
     if kind == "lz4":
@@ -100,6 +103,30 @@ def _open_stream(kind: str, source: io.BytesIO) -> _Stream:
     import lzma
 
     return lzma.LZMAFile(source)
+
+
+def _check_zstd_is_whole(data: memoryview) -> None:
+    """Raise EOFError unless every frame ends: the library takes what is cut off for an end.
+
+    RFC 8878 §3.1.1: a frame is a header, blocks until the one that is marked as the last, and
+    perhaps 4 bytes of checksum.
+    """
+    import zstandard
+
+    at = 0
+    while data[at : at + 4] == MAGICS["zstd"]:
+        header = data[at : at + _ZSTD_HEADER]
+        at += zstandard.frame_header_size(header)
+        last = False
+        while not last:
+            block = int.from_bytes(data[at : at + 3], "little")
+            last = bool(block & _ZSTD_LAST)
+            at += 3 + (1 if block & _ZSTD_TYPE == _ZSTD_RLE else block >> 3)
+            if at > len(data):
+                raise EOFError("it ends too early")
+        at += 4 * zstandard.get_frame_parameters(header).has_checksum
+    if at > len(data):
+        raise EOFError("it ends too early")
 
 
 def _lz4_legacy(data: bytes) -> Iterator[bytes]:

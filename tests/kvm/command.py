@@ -38,7 +38,7 @@ class Running:
 
     def __init__(self, *args: str, terminal: bool = False, python: str = "", **options: Any):
         """Start it; `python` is run in its process before the command."""
-        self._ours, theirs = os.openpty() if terminal else os.pipe()
+        self.output_fd, theirs = os.openpty() if terminal else os.pipe()
         self.settings = termios.tcgetattr(theirs) if terminal else None
         code = f"import sys; from pyvmm import cli\n{python}\nsys.exit(cli.main(sys.argv[1:]))"
         self.process = subprocess.Popen(
@@ -61,15 +61,15 @@ class Running:
     def __exit__(self, *_: object) -> None:
         self.process.kill()
         self.process.communicate()
-        os.close(self._ours)
+        os.close(self.output_fd)
         if self.settings:
             os.close(self._theirs)
 
     def expect(self, what: bytes) -> bytes:
         """Read until `what` has come after what was expected last; all up to it."""
         while (at := self.output.find(what, self._seen)) < 0:
-            ready, _, _ = select.select([self._ours], [], [], PATIENCE)
-            data = os.read(self._ours, 1 << 16) if ready else b""
+            ready, _, _ = select.select([self.output_fd], [], [], PATIENCE)
+            data = os.read(self.output_fd, 1 << 16) if ready else b""
             assert data, f"{what!r} did not come; the output is {self.output!r}"
             self.output += data
         found = self.output[self._seen : at + len(what)]
@@ -79,7 +79,7 @@ class Running:
     def write(self, data: bytes) -> None:
         """Type, or send, input."""
         if self.settings:
-            os.write(self._ours, data)
+            os.write(self.output_fd, data)
         else:
             assert self.process.stdin is not None
             self.process.stdin.write(data)
@@ -95,7 +95,9 @@ class Running:
 
     def rest(self) -> bytes:
         """What else it has written, once it has ended."""
-        while select.select([self._ours], [], [], 0)[0] and (data := os.read(self._ours, 1 << 16)):
+        while select.select([self.output_fd], [], [], 0)[0] and (
+            data := os.read(self.output_fd, 1 << 16)
+        ):
             self.output += data
         return self.output[self._seen :]
 
