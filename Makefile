@@ -71,7 +71,7 @@ packages:
 
 $(STAMPS)/venv: pyproject.toml setup.py | packages
 	test -x $(PYTHON) || $(PYTHON3) -m venv .venv
-	$(PYTHON) -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check --config-settings editable_mode=compat --editable '.[dev]'
 	@mkdir -p $(STAMPS) && touch $@
 
 $(STAMPS)/build: $(NATIVE_SOURCES) | $(STAMPS)/venv

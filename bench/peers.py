@@ -18,7 +18,7 @@ GUEST_FLAGS = (
     "-Wl,-Ttext=0x1000000,-z,max-page-size=0x1000",
 )
 EXITS = 100_000
-LINE_STATUS, RTC_DATA = 0x3FD, 0x71  # one register that C answers, and one that Python does
+LINE_STATUS, SCRATCH = 0x3FD, 0x3FF  # of COM1: one register that C answers, one that Python does
 
 
 def build() -> dict[str, str]:
@@ -27,7 +27,7 @@ def build() -> dict[str, str]:
     _compile("bare_kvm", "bare_kvm.c", *CFLAGS)
     _compile("krun", "krun.c", *CFLAGS)
     _compile("tiny.elf", "tiny.S", *GUEST_FLAGS)
-    for name, port in (("exits-c.elf", LINE_STATUS), ("exits-python.elf", RTC_DATA)):
+    for name, port in (("exits-c.elf", LINE_STATUS), ("exits-python.elf", SCRATCH)):
         _compile(name, "tiny.S", *GUEST_FLAGS, f"-DEXITS={EXITS}", f"-DPORT={port}")
     missing = {}
     if shutil.which("qemu-system-x86_64") is None:

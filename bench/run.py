@@ -5,6 +5,7 @@ python bench/run.py [start] [boot] [exits] [resident]; all of them if none is na
 
 from __future__ import annotations
 
+import compileall
 import json
 import sys
 from collections.abc import Callable
@@ -42,6 +43,7 @@ def main(names: list[str]) -> None:
     unknown = set(names) - set(SECTIONS)
     if unknown:
         raise SystemExit(f"There is no {', '.join(unknown)}; there are {', '.join(SECTIONS)}")
+    compileall.compile_dir(TREE / "pyvmm", quiet=1)  # as pip does when it installs
     missing = peers.build()
     for name in names or SECTIONS:
         keep(name, SECTIONS[name](missing))

@@ -55,12 +55,16 @@ class NativeWindow(Window):
         self._base = base  # an offset added to it gives the address
         self._device = device
         self._read_rules: dict[int, Any] = {}
+        self._published: dict[int, bytes] = {}
         self._rings: dict[int, tuple[Any, Any]] = {}  # offset: its rule and its ring
         self._kept: list[Any] = []  # memory that rules point to
         self._out: Any = ffi.NULL
 
     def publish(self, offset: int, data: bytes) -> None:
         """See Window."""
+        if self._published.get(offset) == data:
+            return
+        self._published[offset] = data
         rule = self._read_rules.get(offset)
         if rule is None:
             kept = ffi.new("uint8_t[]", len(data))
@@ -85,6 +89,7 @@ class NativeWindow(Window):
 
     def withdraw(self, offset: int) -> None:
         """See Window."""
+        self._published.pop(offset, None)
         if offset in self._read_rules:
             lib.pv_rule_enable(self._read_rules[offset], 0)
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import io
 import struct
 from collections.abc import Iterator
-from typing import Protocol
 
 from pyvmm.errors import ImageError
+from pyvmm.typed import Protocol
 
 LIMIT = 1 << 30  # bytes: ten times the largest kernel; what unpacks to more is a bomb
 CHUNK = 1 << 20
