@@ -206,7 +206,7 @@ def _no_root(e: Evidence) -> Cause | None:
     if not root and not e.facts.initrd:
         return Cause(
             "The kernel has no root file system: there is neither root= nor an initrd",
-            "Give an initrd with --initrd FILE, or a disk and root= with --append root=/dev/vda",
+            "Give an initrd that holds the root file system, or its driver, with --initrd FILE",
         )
     if block is not None and int(block[1]):
         return Cause(

@@ -6,19 +6,17 @@ caller of `run`, or a thread of its own after `start`.
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
-from pyvmm import ends, layout
+from pyvmm import ends
 from pyvmm.backends.chardev import Chardev, open_chardev
 from pyvmm.board import Board, Callbacks
 from pyvmm.config import MachineConfig
 from pyvmm.ends import End
 from pyvmm.errors import HostError, UsageError
 from pyvmm.kvm import Vcpu, exits
-from pyvmm.kvm.system import module
 from pyvmm.loop import Loop
 from pyvmm.memory import GuestMemory
 from pyvmm.native import lib
@@ -260,51 +258,32 @@ class Machine:
         """For each vCPU, its exits by kind; also while it runs."""
         return [vcpu.exit_counts() for vcpu in self.board.vcpus]
 
+    @property
+    def end(self) -> End | None:
+        """How the guest's run ended, or None while it has not."""
+        return self._end
+
+    @property
+    def console(self) -> bytes:
+        """The last output of the serial ports, some ten KiB of it."""
+        return bytes(self._console)
+
     def diagnose(self) -> Report:
         """Say in words why the guest died, or, if it runs, where it is; it stands still meanwhile.
 
         Not on a vCPU's thread.
         """
-        from pyvmm.causes import BootFacts
-        from pyvmm.diagnosis import VcpuState, diagnose
-        from pyvmm.symbols import symbols_of
+        from pyvmm.postmortem import diagnose_machine
 
-        board, what = self.board, self.config.boot
-        with self.paused():
-            return diagnose(
-                self._end,
-                [
-                    VcpuState(
-                        vcpu.index,
-                        vcpu.regs,
-                        vcpu.sregs,
-                        vcpu.mp_state,
-                        vcpu.last_exits(),
-                        vcpu.translate,
-                    )
-                    for vcpu in board.vcpus
-                ],
-                board.memory,
-                bytes(self._console),
-                BootFacts(
-                    cmdline=board.cmdline,
-                    initrd=bool(what and what.initrds),
-                    serial_ports=layout.COM_PORTS[: len(self.serials)],
-                    memory_size=self.config.memory_size,
-                    kvm=module(),
-                ),
-                symbols_of(os.fspath(what.kernel)) if what else None,
-            )
+        return diagnose_machine(self)
 
     def mark_init(self) -> None:
         """Add to the timeline when Linux started init, as its own log in memory tells."""
-        from pyvmm.guestlog import init_started, read_log
+        from pyvmm.postmortem import init_time
 
-        entered = self.timeline.of("entered")
-        with self.paused():
-            after = init_started(read_log(self.memory))
-        if after is not None and entered is not None:
-            self.timeline.mark_at("init", entered + after / 1e9)
+        when = init_time(self)
+        if when is not None:
+            self.timeline.mark_at("init", when)
 
     # ---- threads ----
 

@@ -15,6 +15,7 @@ from pyvmm.errors import HostError, MemoryAccessError, UsageError
 from pyvmm.value import Value
 
 _UNITS = {"K": 10, "M": 20, "G": 30, "T": 40}
+MAX_DIGITS = 20
 HUGEPAGE = 2 * layout.MIB
 
 
@@ -27,7 +28,7 @@ def parse_size(text: str | int, what: str = "size") -> int:
         return text
     unit = _UNITS.get(text[-1:].upper(), 0)
     number = text[:-1] if unit else text
-    if not (number.isascii() and number.isdigit()):
+    if not (number.isascii() and number.isdigit()) or len(number) > MAX_DIGITS:
         raise UsageError(f"{what} must be a number with K, M, G or T, as in 512M, not {text!r}")
     return int(number) << unit
 

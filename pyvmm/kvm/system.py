@@ -62,7 +62,8 @@ class Kvm(Handle):
         try:
             version = call_value(self.fd, "KVM_GET_API_VERSION")
         except KvmError:
-            version = -1
+            self.close()
+            raise HostError(f"{path} is not the device of KVM") from None
         if version != API_VERSION:
             self.close()
             raise HostError(f"{path} must speak KVM API version {API_VERSION}, not {version}")

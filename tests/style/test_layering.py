@@ -17,7 +17,7 @@ HEAVY = {"asyncio", "argparse", "elftools", "capstone", "prompt_toolkit", "inspe
 
 # Each part, and the parts that it may import. VALUES are modules that know of nothing else, and
 # like facts, in `_spec` modules, are open to all.
-VALUES = {"errors", "layout", "ends", "value", "printable", "log"}
+VALUES = {"errors", "layout", "ends", "value", "printable", "log", "typed"}
 BASE = {"bus", "memory", "irq", "loop", "hooks", "worker", "context", "fastpath"}
 MAY_IMPORT = {
     "native": {"_native"},
@@ -27,12 +27,22 @@ MAY_IMPORT = {
     "backends": BASE,
     "hello": {"native"},
     "boot": {"memory", "kvm", "hello"},
-    "runloop": {"bus", "kvm"},
+    "runloop": {"bus", "kvm", "native"},
     **dict.fromkeys(BASE, BASE | {"kvm", "native"}),
     **dict.fromkeys(VALUES, VALUES),
 }
 # These may import everything, and nothing of the parts above may import them.
-TOP = {"__init__", "__main__", "machine", "board", "cli", "monitor", "doctor", "config"}
+TOP = {
+    "__init__",
+    "__main__",
+    "machine",
+    "board",
+    "cli",
+    "monitor",
+    "doctor",
+    "config",
+    "postmortem",
+}
 
 
 def part(module: str) -> str:

@@ -1,4 +1,4 @@
-"""What KVM_GET_SUPPORTED_CPUID answers on two hosts, without the leaves that are all zeros."""
+"""What KVM_GET_SUPPORTED_CPUID may answer on an Intel and an AMD host, written by hand."""
 
 from __future__ import annotations
 
