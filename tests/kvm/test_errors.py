@@ -147,7 +147,7 @@ def test_an_unknown_capability_is_the_callers_fault(kvm: Kvm) -> None:
 
 @pytest.mark.parametrize(
     ("path", "reason"),
-    [("/nonexistent", "is not there.*modprobe"), (os.devnull, "API version 12")],
+    [("/nonexistent", "is not there.*modprobe"), (os.devnull, "is not the device of KVM")],
 )
 def test_what_is_not_kvm_is_refused_in_one_line(path: str, reason: str) -> None:
     with pytest.raises(HostError, match=reason) as caught:
