@@ -3,7 +3,7 @@
     python tests/nested/rig.py run -- COMMAND…      run one, with its output, and its exit status
     python tests/nested/rig.py shell [COMMAND…]     the same on this terminal, all keys passed on
 
-In it, /work is this tree as it is now (changes there are lost), with pyvmm on Python's path.
+In it, /tree is this tree as it is now (changes there are lost), with pyvmm on Python's path.
 guests/linux/nested.py makes what it starts from.
 """
 
@@ -158,7 +158,7 @@ class NestedHost:
         argv: Sequence[str],
         *,
         env: Mapping[str, str] | None = None,
-        cwd: str = "/work",
+        cwd: str = "/tree",
         tty: tuple[int, int] | None = None,
         on_output: Callable[[bytes], object] = lambda data: None,
     ) -> Process:
