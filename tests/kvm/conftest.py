@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import signal
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -126,3 +127,11 @@ def machine(name: str, cmdline: str = "", **settings: Any) -> Iterator[Machine]:
     with Machine(boot=Linux(program(name), cmdline=cmdline), **settings) as vm:
         vm.start()
         yield vm
+
+
+@pytest.fixture(scope="session", autouse=True)
+def signals_as_on_a_terminal() -> None:
+    """A shell ignores some signals for what it runs in the background, and that is inherited."""
+    for number in (signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
