@@ -1,4 +1,4 @@
-"""The kvm level's tests once more, on the real kvm_amd."""
+"""What of the kvm level depends on the kind of KVM, once more on the real kvm_amd."""
 
 from __future__ import annotations
 
@@ -6,8 +6,12 @@ import pytest
 from rig import NestedHost
 
 
+FILES = ("debug", "exits", "guests", "interrupts", "memory_slots")
+
+
 @pytest.mark.parametrize("env", [{}, {"PYVMM_NO_FASTPATH": "1"}], ids=["fastpath", "no-fastpath"])
 def test_the_kvm_level_passes(nested_host: NestedHost, env: dict[str, str]) -> None:
-    command = ["python3", "-m", "pytest", "-p", "no:cacheprovider", "-q", "tests/kvm"]
+    command = ["python3", "-m", "pytest", "-p", "no:cacheprovider", "-q"]
+    command += [f"tests/kvm/test_{name}.py" for name in FILES]
     status, output = nested_host.run(command, env=env, timeout=1200)
     assert status == 0, output
