@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 from rig import NestedHost
 
-
 FILES = ("debug", "exits", "guests", "interrupts", "memory_slots")
 
 
