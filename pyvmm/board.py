@@ -186,8 +186,10 @@ class Board:
 
     def _make_cpus(self) -> None:
         deadline = bool(self.kvm.capability("TSC_DEADLINE_TIMER"))
+        brand = host_brand()
         for vcpu in self.vcpus:
-            vcpu.native.fastpath = self.fastpath.native if self.fastpath else vcpu.native.fastpath
+            if self.fastpath is not None:
+                vcpu.native.fastpath = self.fastpath.native
             vcpu.set_cpuid(
                 guest_cpuid(
                     self.supported_cpuid,
@@ -195,7 +197,7 @@ class Board:
                     vcpu.index,
                     len(self.vcpus),
                     tsc_deadline=deadline,
-                    brand=host_brand(),
+                    brand=brand,
                 )
             )
             start.set_common_msrs(vcpu)

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
-from pyvmm.config import ENTRIES, SERIAL_KINDS, Linux, MachineConfig, check_serial
+from pyvmm.config import ENTRIES, SERIAL_KINDS, Linux, MachineConfig, check_serial, load_toml
 from pyvmm.ends import DebugExit, Quit
 from pyvmm.errors import PyvmmError, UsageError
 from pyvmm.typed import TYPE_CHECKING, Any, NoReturn
@@ -117,8 +117,6 @@ def config_of(args: argparse.Namespace) -> MachineConfig:
     """The machine that options and their TOML file describe. Raises UsageError or HostError."""
     settings: dict[str, Any] = {}
     if args.config:
-        from pyvmm.config import load_toml
-
         settings = load_toml(args.config)
     settings |= {key: value for key, value in vars(args).items() if value is not None}
     boot = None

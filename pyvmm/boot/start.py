@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pyvmm import layout
-from pyvmm.boot.entry import Entry
+from pyvmm.boot.entry import CODE_SELECTOR, DATA_SELECTOR, GDT_SIZE, Entry
 from pyvmm.kvm.vcpu import Vcpu, segment
 
 # SDM volume 3A §2.5, §2.2.1: control registers and IA32_EFER.
@@ -12,8 +12,6 @@ CR4_PAE = 1 << 5
 EFER_LME, EFER_LMA = 1 << 8, 1 << 10
 RFLAGS_RESERVED = 1 << 1  # SDM volume 1 §3.4.3: always set
 CODE, DATA, BUSY_TSS = 0xB, 0x3, 0xB  # SDM volume 3A §3.4.5.1, §3.5
-BOOT_CS, BOOT_DS = 0x10, 0x18  # x86/boot.rst, "64-bit BOOT PROTOCOL"
-GDT_SIZE = 32
 
 # SDM volume 3A §11.11.2.1: with the fixed and variable ranges off, all memory is write-back. Linux
 # uses no PAT where the MTRRs are off, as they are after a reset.
@@ -34,8 +32,8 @@ def set_common_msrs(vcpu: Vcpu) -> None:
 def enter(vcpu: Vcpu, entry: Entry) -> None:
     """Set the first vCPU's registers; the GDT and page tables are in memory. Raises KvmError."""
     sregs = vcpu.sregs
-    code = segment(BOOT_CS, CODE, long_mode=entry.long_mode)
-    data = segment(BOOT_DS, DATA)
+    code = segment(CODE_SELECTOR, CODE, long_mode=entry.long_mode)
+    data = segment(DATA_SELECTOR, DATA)
     sregs.cs = code
     sregs.ds = sregs.es = sregs.fs = sregs.gs = sregs.ss = data
     sregs.tr.type, sregs.tr.present, sregs.tr.s = BUSY_TSS, 1, 0
