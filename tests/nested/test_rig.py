@@ -67,8 +67,11 @@ def test_what_does_not_end_in_time_is_killed(nested_host: NestedHost) -> None:
 
 
 def test_a_terminal_has_its_size_and_its_keys(nested_host: NestedHost) -> None:
-    process = nested_host.spawn(["sh", "-c", "stty size; sleep 1000"], tty=(33, 111))
-    process.expect(b"33 111")
+    # One process that prints and then waits: a shell ignores a Ctrl-C that arrives while the
+    # command that printed is on its way out.
+    program = "import os, time; print(os.get_terminal_size(), flush=True); time.sleep(1000)"
+    process = nested_host.spawn(["python3", "-c", program], tty=(33, 111))
+    process.expect(rb"columns=111, lines=33")
     process.write(b"\x03")
     assert process.wait() == -signal.SIGINT
 
