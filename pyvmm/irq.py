@@ -1,4 +1,4 @@
-"""Interrupt lines as a device sees them: one method."""
+"""Interrupts and doorbells as a device sees them."""
 
 from __future__ import annotations
 
@@ -13,6 +13,29 @@ class IrqLine(Protocol):
 
     def set(self, level: bool) -> None:
         """Drive the wire high or low; driving it to the level that it has changes nothing."""
+
+
+class MsiVector(Protocol):
+    """One message-signalled interrupt, raised by eventfds. Any thread may call it."""
+
+    def route(self, address: int, data: int) -> None:
+        """Set the message that it sends."""
+
+    def connect(self, eventfd: int) -> None:
+        """Send the message whenever `eventfd` is signalled; at once if it is signalled already."""
+
+    def disconnect(self, eventfd: int) -> None:
+        """No longer. What is signalled meanwhile stays in the eventfd."""
+
+
+class Doorbells(Protocol):
+    """Addresses whose writes signal an eventfd without an exit. Any thread may call it."""
+
+    def connect(self, address: int, eventfd: int, datamatch: int | None = None) -> None:
+        """Signal `eventfd` on writes at the MMIO `address`; with `datamatch`, of that value."""
+
+    def disconnect(self, address: int, eventfd: int, datamatch: int | None = None) -> None:
+        """No longer."""
 
 
 class GsiLine:

@@ -16,16 +16,17 @@ ffi: Any = _native.ffi
 lib: Any = _native.lib
 
 
+_DECLARATIONS = ("../csrc/native.h", "../csrc/ring.h", "../csrc/worker.h", "kvm/_cdef.h")
+
+
 def _check_stamp() -> None:
     import zlib
 
-    package = os.path.dirname(__file__)
+    stamp = 0
     try:
-        with (
-            open(os.path.join(package, "../csrc/native.h"), "rb") as native_h,
-            open(os.path.join(package, "kvm/_cdef.h"), "rb") as cdef_h,
-        ):
-            stamp = zlib.crc32(native_h.read() + cdef_h.read())
+        for name in _DECLARATIONS:
+            with open(os.path.join(os.path.dirname(__file__), name), "rb") as file:
+                stamp = zlib.crc32(file.read(), stamp)
     except FileNotFoundError:
         return  # an installed package: its extension was built with it
     if stamp != lib.PV_STAMP:

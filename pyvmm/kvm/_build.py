@@ -13,7 +13,7 @@ from cffi import FFI
 ROOT = Path(__file__).resolve().parents[2]
 CSRC = ROOT / "csrc"
 GUESTS = ROOT / "guests"
-NATIVE_H = CSRC / "native.h"
+HEADERS = [CSRC / name for name in ("native.h", "ring.h", "worker.h")]  # in this order
 CDEF_H = Path(__file__).with_name("_cdef.h")
 CFLAGS = [
     "-std=gnu11",
@@ -43,11 +43,11 @@ def capabilities() -> str:
 
 def stamp() -> int:
     """Identifies the declarations that the extension was built from; native.py compares it."""
-    return zlib.crc32(NATIVE_H.read_bytes() + CDEF_H.read_bytes())
+    return zlib.crc32(b"".join(path.read_bytes() for path in (*HEADERS, CDEF_H)))
 
 
 ffibuilder = FFI()
-ffibuilder.cdef("struct kvm_run;\n" + NATIVE_H.read_text())
+ffibuilder.cdef("struct kvm_run;\n" + "".join(path.read_text() for path in HEADERS))
 ffibuilder.cdef(CDEF_H.read_text() + capabilities())
 ffibuilder.cdef("#define PV_STAMP ...")
 ffibuilder.set_source(
@@ -56,10 +56,12 @@ ffibuilder.set_source(
     #include <linux/kvm.h>
     #include <stdint.h>
     #include "native.h"
+    #include "ring.h"
+    #include "worker.h"
     #define PV_STAMP {stamp()}u
     """,
     sources=[os.path.relpath(path, Path.cwd()) for path in sorted(CSRC.glob("*.c"))],
-    depends=[str(NATIVE_H), str(GUESTS / "hello.S")],
+    depends=[*map(str, HEADERS), str(GUESTS / "hello.S")],
     include_dirs=[str(CSRC)],
     extra_compile_args=[*CFLAGS, *GENERATED, f"-Wa,-I{GUESTS}"],
     extra_link_args=["-pthread", "-Wl,-z,relro,-z,now"],

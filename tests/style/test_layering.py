@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "native": {"_native"},
     "kvm": {"native"},
     "devices": BASE,
-    "virtio": BASE,
+    "virtio": BASE | {"native"},
     "backends": BASE,
     "hello": {"native"},
     "boot": {"memory", "kvm", "hello"},

@@ -1,0 +1,93 @@
+/*
+ * Virtqueues in C: the same rules as pyvmm/virtio/split_queue.py and packed_queue.py, which are
+ * tested against these. Read by the C compiler and, as it stands, by cffi, after native.h: so it
+ * has no preprocessor lines.
+ */
+
+enum pv_ring_limits {
+    PV_QUEUE_MAX = 1024, /* entries of a queue, and so buffers of a chain (VIRTIO 1.2 §2.7.5) */
+};
+
+/* What the driver did wrong; the reasons are spelled out in pyvmm/virtio/native_queue.py. */
+enum pv_ring_error {
+    PV_RING_OK,
+    PV_RING_SIZE,     /* a queue size that is 0, too large, or for a split ring no power of two */
+    PV_RING_AREA,     /* an area that is misaligned or not wholly in RAM */
+    PV_RING_INDEX,    /* the available index is further ahead than the queue is long */
+    PV_RING_HEAD,     /* a descriptor index outside the table */
+    PV_RING_LOOP,     /* a chain longer than the queue, as a loop is */
+    PV_RING_BUFFER,   /* a buffer that is not wholly in RAM */
+    PV_RING_ORDER,    /* a readable buffer after a writable one */
+    PV_RING_INDIRECT, /* an indirect table that may not be here, of an odd length, or empty */
+    PV_RING_LENGTH,   /* a chain of more than 2^32 - 1 bytes */
+    PV_RING_ERRORS,
+};
+
+/* Guest RAM. `host` is where the region's first byte is mapped. */
+struct pv_region {
+    uint64_t base;
+    uint64_t size;
+    uint8_t *host;
+};
+
+struct pv_memory {
+    uint32_t count;
+    struct pv_region regions[2];
+};
+
+/* A buffer of a chain, in host memory; laid out as struct iovec. */
+struct pv_buffer {
+    uint8_t *base;
+    uint64_t length;
+};
+
+/* One request: `readable` buffers first, then `writable` ones. */
+struct pv_chain {
+    uint16_t head;     /* names it to the queue: the first descriptor's index, packed: buffer id */
+    uint16_t count;    /* descriptors that it takes of the ring itself */
+    uint32_t readable; /* how many buffers the device may read */
+    uint32_t writable; /* how many it may write */
+    struct pv_buffer buffers[1024]; /* PV_QUEUE_MAX */
+};
+
+/* The device's side of one queue. One thread at a time; Python sees the first part only. */
+struct pv_queue {
+    struct pv_memory *memory;
+    uint64_t descriptor_area; /* guest-physical, as are the next two */
+    uint64_t driver_area;
+    uint64_t device_area;
+    uint16_t size;
+    uint8_t packed;    /* negotiated: VIRTIO_F_RING_PACKED */
+    uint8_t event_idx; /* negotiated: VIRTIO_F_EVENT_IDX */
+    uint8_t indirect;  /* negotiated: VIRTIO_F_INDIRECT_DESC */
+    uint8_t suppressed;
+
+    uint16_t next_avail; /* split: index of the next available entry; packed: position */
+    uint16_t next_used;
+    uint16_t signalled; /* the used index up to which the driver has been told */
+    uint8_t avail_wrap; /* packed: the wrap counters */
+    uint8_t used_wrap;
+    uint8_t told;    /* `signalled` is valid: the driver has been told at least once */
+    uint16_t pushed; /* chains pushed and not yet published */
+
+    uint8_t *descriptors; /* the three areas in host memory, after pv_queue_open */
+    uint8_t *driver;
+    uint8_t *device;
+};
+
+/* Check the areas and start at the beginning of the ring; an enum pv_ring_error. */
+int pv_queue_open(struct pv_queue *queue);
+
+/* The next available chain: 1 with `chain` filled, 0 if there is none, or -enum pv_ring_error. */
+int pv_queue_pop(struct pv_queue *queue, struct pv_chain *chain);
+
+/* Give a chain back with the number of bytes written to it; pv_queue_publish shows it. */
+void pv_queue_push(struct pv_queue *queue, uint16_t head, uint16_t count, uint32_t written);
+
+/* Show the driver all that was pushed; 1 if it wants an interrupt for it, 0 if not. */
+int pv_queue_publish(struct pv_queue *queue);
+
+/* Tell the driver that it need not ring, and to ring again: 1 if something has become available
+ * meanwhile, 0 if not, or -enum pv_ring_error. */
+void pv_queue_suppress(struct pv_queue *queue);
+int pv_queue_allow(struct pv_queue *queue);

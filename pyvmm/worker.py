@@ -1,0 +1,61 @@
+"""A named thread that owns one device's queues, state and back end."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from pyvmm.errors import HostError
+from pyvmm.loop import Loop
+
+
+class Worker:
+    """A thread with an event loop of its own. It is started by the first `call`."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.loop = Loop()
+        self._thread: threading.Thread | None = None
+
+    def call(self, function: Callable[[], object]) -> None:
+        """Run `function` on the worker's thread and wait for its end; raise what it raises.
+
+        Any thread, one at a time; on the worker's own it is just called. Raises HostError if the
+        host allows no more threads.
+        """
+        if self._thread is threading.current_thread():
+            function()
+            return
+        done = threading.Event()
+        failed: list[BaseException] = []
+
+        def run() -> None:
+            try:
+                function()
+            except BaseException as error:
+                failed.append(error)
+            done.set()
+
+        self._start()
+        self.loop.call_soon(run)
+        done.wait()
+        if failed:
+            raise failed[0]
+
+    def close(self) -> None:
+        """End the thread and release the loop. Any other thread."""
+        if self._thread is not None:
+            self.loop.stop()
+            self._thread.join()
+            self._thread = None
+        self.loop.close()
+
+    def _start(self) -> None:
+        if self._thread is not None:
+            return
+        thread = threading.Thread(target=self.loop.run, name=self.name, daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:
+            raise HostError(f"The host allows no more threads; {self.name} needs one") from error
+        self._thread = thread
