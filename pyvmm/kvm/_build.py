@@ -55,6 +55,7 @@ ffibuilder.set_source(
     f"""
     #include <linux/kvm.h>
     #include <stdint.h>
+    #include <sys/mman.h>
     #include "native.h"
     #include "ring.h"
     #include "worker.h"
