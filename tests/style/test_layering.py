@@ -97,7 +97,10 @@ def test_every_public_name_is_there() -> None:
 
 @pytest.mark.parametrize("module", ["pyvmm", "pyvmm.machine", "pyvmm.cli"])
 def test_nothing_heavy_is_imported_at_the_start(module: str) -> None:
-    script = f"import sys; before = {{*sys.modules}}; import {module}; print(*sys.modules.keys() - before)"
+    script = (
+        "import sys; before = {*sys.modules}\n"
+        f"import {module}; print(*sys.modules.keys() - before)"
+    )
     loaded = subprocess.run(
         [sys.executable, "-c", script],
         check=True,
