@@ -25,8 +25,12 @@ class ConfigSpace:
 
     def set(self, offset: int, size: int, value: int, *, writable: int = 0) -> None:
         """Store a number; `writable` are the bits of it that the guest may change."""
-        self.data[offset : offset + size] = value.to_bytes(size, "little")
+        self.set_data(offset, size, value)
         self.writable[offset : offset + size] = writable.to_bytes(size, "little")
+
+    def set_data(self, offset: int, size: int, value: int) -> None:
+        """Store a number, of which the guest may change what it could before."""
+        self.data[offset : offset + size] = value.to_bytes(size, "little")
 
     def guest_write(self, offset: int, size: int, value: int) -> None:
         """Change what a guest's write may change.

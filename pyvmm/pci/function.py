@@ -109,6 +109,7 @@ class Function:
 
     def reset(self) -> None:
         """Switch everything off and forget the addresses; what the device is stays."""
+        command = self.command
         for offset in (spec.COMMAND, *(spec.BAR0 + 4 * index for index in range(spec.BARS))):
             self.config.guest_write(offset, 4, 0)
         self.config.guest_write(spec.INTERRUPT_LINE, 1, 0)
@@ -116,6 +117,8 @@ class Function:
             self.msix.reset()
         self.set_interrupt(False)
         self._decode()
+        if command:
+            self.on_command(0)
 
     def read(self, offset: int, size: int) -> int:
         """Answer a read of configuration space."""

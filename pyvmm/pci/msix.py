@@ -10,7 +10,7 @@ from __future__ import annotations
 import select
 import struct
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from pyvmm.irq import MsiVector
 from pyvmm.pci import pci_spec as spec
@@ -21,13 +21,16 @@ class Msix:
     """The MSI-X capability of `function`, with one vector for each of `vectors`.
 
     Its table lies at `table` and its pending bits at `pba` of BAR `bar`, whose device passes on
-    their accesses. Any thread may call it; it takes no other lock than those of the vectors.
+    their accesses. `on_enable` is called after `enabled` has changed, with the root's lock held.
+    Any thread may call the methods; they take no other locks than those of the vectors.
     """
 
     def __init__(
         self, function: Function, bar: int, table: int, pba: int, vectors: Sequence[MsiVector]
     ) -> None:
         self._function = function
+        self.on_enable: Callable[[], object] = lambda: None
+        self._enabled = False
         self._vectors = vectors
         self._lock = threading.Lock()
         self._bound: list[set[int]] = [set() for _ in vectors]  # eventfds, by vector
@@ -75,6 +78,9 @@ class Msix:
         with self._lock:
             for index in range(len(self._vectors)):
                 self._update(index)
+        if self._enabled != self.enabled:
+            self._enabled = self.enabled
+            self.on_enable()
 
     def read_table(self, offset: int, size: int) -> int:
         """Answer a read of the table; zero beyond its end."""
