@@ -21,7 +21,7 @@ HEAVY = {
 # Each part, and the parts that it may import. VALUES are modules that know of nothing else, and
 # like facts, in `_spec` modules, are open to all.
 VALUES = {"errors", "layout", "ends", "value", "printable", "log", "typed"}
-BASE = {"bus", "memory", "irq", "loop", "hooks", "worker", "context", "fastpath"}
+BASE = {"bus", "memory", "irq", "loop", "hooks", "worker", "context", "fastpath", "pci", "msi"}
 MAY_IMPORT = {
     "native": {"_native"},
     "kvm": {"native"},
@@ -46,6 +46,7 @@ TOP = {
     "config",
     "postmortem",
     "peripherals",
+    "wiring",
 }
 
 
