@@ -13,9 +13,9 @@ enum pv_ring_error {
     PV_RING_OK,
     PV_RING_SIZE,     /* a queue size that is 0, too large, or for a split ring no power of two */
     PV_RING_AREA,     /* an area that is misaligned or not wholly in RAM */
-    PV_RING_INDEX,    /* the available index is further ahead than the queue is long */
+    PV_RING_INDEX,    /* more chains available or in flight than the queue is long */
     PV_RING_HEAD,     /* a descriptor index outside the table */
-    PV_RING_LOOP,     /* a chain longer than the queue, as a loop is */
+    PV_RING_LOOP,     /* a chain longer than the queue, as a loop is, or than what is free of it */
     PV_RING_BUFFER,   /* a buffer that is not wholly in RAM */
     PV_RING_ORDER,    /* a readable buffer after a writable one */
     PV_RING_INDIRECT, /* an indirect table that may not be here, of an odd length, or empty */
@@ -44,7 +44,7 @@ struct pv_buffer {
 /* One request: `readable` buffers first, then `writable` ones. */
 struct pv_chain {
     uint16_t head;     /* names it to the queue: the first descriptor's index, packed: buffer id */
-    uint16_t count;    /* descriptors that it takes of the ring itself */
+    uint16_t count;    /* packed: descriptors that it takes of the ring itself; split: 1 */
     uint32_t readable; /* how many buffers the device may read */
     uint32_t writable; /* how many it may write */
     struct pv_buffer buffers[1024]; /* PV_QUEUE_MAX */
@@ -60,15 +60,15 @@ struct pv_queue {
     uint8_t packed;    /* negotiated: VIRTIO_F_RING_PACKED */
     uint8_t event_idx; /* negotiated: VIRTIO_F_EVENT_IDX */
     uint8_t indirect;  /* negotiated: VIRTIO_F_INDIRECT_DESC */
-    uint8_t suppressed;
 
     uint16_t next_avail; /* split: index of the next available entry; packed: position */
     uint16_t next_used;
-    uint16_t signalled; /* the used index up to which the driver has been told */
     uint8_t avail_wrap; /* packed: the wrap counters */
     uint8_t used_wrap;
-    uint8_t told;    /* `signalled` is valid: the driver has been told at least once */
-    uint16_t pushed; /* chains pushed and not yet published */
+    uint16_t in_flight; /* descriptors of the ring that are popped and not pushed; split: chains */
+    uint16_t pushed;    /* the same, pushed and not published */
+    uint16_t first;     /* packed: where the first unpublished one is, and its flags, held back */
+    uint16_t first_flags;
 
     uint8_t *descriptors; /* the three areas in host memory, after pv_queue_open */
     uint8_t *driver;
@@ -91,3 +91,6 @@ int pv_queue_publish(struct pv_queue *queue);
  * meanwhile, 0 if not, or -enum pv_ring_error. */
 void pv_queue_suppress(struct pv_queue *queue);
 int pv_queue_allow(struct pv_queue *queue);
+
+/* A full memory fence, for the queues in Python. Any thread. */
+void pv_fence(void);
