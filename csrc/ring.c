@@ -92,6 +92,7 @@ struct walk {
 
 static struct walk walk_begin(struct pv_queue *queue, struct pv_chain *chain)
 {
+    chain->count = 0;
     chain->readable = chain->writable = 0;
     return (struct walk){queue, chain, 0};
 }
@@ -165,6 +166,7 @@ static int split_walk(struct walk *walk, uint32_t index)
         if (index >= (uint32_t)entries)
             return fail(queue, PV_RING_HEAD, index, entries);
         fetch(&desc, table, index);
+        walk->chain->count += table == queue->descriptors;
         if (desc.flags & VRING_DESC_F_INDIRECT) {
             int alone = table == queue->descriptors && !(desc.flags & VRING_DESC_F_NEXT);
             entries = walk_indirect(walk, desc.addr, desc.len, alone, &table);
@@ -190,7 +192,6 @@ static int split_pop(struct pv_queue *queue, struct pv_chain *chain)
     if (available <= 0)
         return available;
     chain->head = load16(&avail_of(queue)->ring[queue->next_avail & (queue->size - 1)]);
-    chain->count = 1;
     error = split_walk(&walk, chain->head);
     if (error)
         return error;
@@ -206,6 +207,8 @@ static void split_push(struct pv_queue *queue, uint16_t head, uint32_t written)
     element->id = head;
     element->len = written;
     queue->next_used++;
+    queue->in_flight--;
+    queue->pushed++;
 }
 
 static int split_publish(struct pv_queue *queue, uint16_t pushed)
@@ -276,7 +279,6 @@ static int packed_walk(struct walk *walk)
     uint16_t position = queue->next_avail;
     int error;
 
-    chain->count = 0;
     do {
         if (chain->count == queue->size - queue->in_flight)
             return fail(queue, PV_RING_TAKEN, 0, 0);
@@ -324,6 +326,8 @@ static void packed_push(struct pv_queue *queue, uint16_t id, uint16_t count, uin
         queue->first_flags = flags;
     }
     advance(queue, &queue->next_used, &queue->used_wrap, count);
+    queue->in_flight -= count;
+    queue->pushed += count;
 }
 
 static int packed_publish(struct pv_queue *queue, uint16_t pushed)
@@ -395,8 +399,6 @@ void pv_queue_push(struct pv_queue *queue, uint16_t head, uint16_t count, uint32
         packed_push(queue, head, count, written);
     else
         split_push(queue, head, written);
-    queue->in_flight -= count;
-    queue->pushed += count;
 }
 
 int pv_queue_publish(struct pv_queue *queue)

@@ -47,7 +47,7 @@ struct pv_buffer {
 /* One request: `readable` buffers first, then `writable` ones. */
 struct pv_chain {
     uint16_t head;     /* names it to the queue: the first descriptor's index, packed: buffer id */
-    uint16_t count;    /* packed: descriptors that it takes of the ring itself; split: 1 */
+    uint16_t count;    /* descriptors that it takes of the ring itself */
     uint32_t readable; /* how many buffers the device may read */
     uint32_t writable; /* how many it may write */
     struct pv_buffer buffers[1024]; /* PV_QUEUE_MAX */
@@ -68,8 +68,8 @@ struct pv_queue {
     uint16_t next_used;
     uint8_t avail_wrap; /* packed: the wrap counters */
     uint8_t used_wrap;
-    uint16_t in_flight; /* descriptors of the ring that are popped and not pushed; split: chains */
-    uint16_t pushed;    /* the same, pushed and not published */
+    uint16_t in_flight; /* popped and not pushed: split: chains, packed: descriptors */
+    uint16_t pushed;    /* pushed and not published, likewise */
     uint16_t first;     /* packed: where the first unpublished one is, and its flags, held back */
     uint16_t first_flags;
 
