@@ -37,7 +37,7 @@ _Static_assert(sizeof(struct vring_packed_desc) == DESC_SIZE, "VIRTIO 1.2 §2.8.
 static const uint16_t PACKED_AVAIL = 1 << VRING_PACKED_DESC_F_AVAIL;
 static const uint16_t PACKED_USED = 1 << VRING_PACKED_DESC_F_USED;
 
-void pv_fence(void)
+static void full_fence(void)
 {
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
 }
@@ -75,17 +75,26 @@ static void store16(void *field, uint16_t value)
 
 /* ---- chains ---- */
 
+static int fail(struct pv_queue *queue, enum pv_ring_error error, uint64_t first, uint64_t second)
+{
+    queue->error = error;
+    queue->fault[0] = first;
+    queue->fault[1] = second;
+    return -error;
+}
+
 /* What the walk of a chain has seen. */
 struct walk {
-    const struct pv_queue *queue;
+    struct pv_queue *queue;
     struct pv_chain *chain;
     uint64_t bytes;
 };
 
-static void walk_begin(struct walk *walk, const struct pv_queue *queue, struct pv_chain *chain)
+static struct walk walk_begin(struct pv_queue *queue, struct pv_chain *chain)
 {
-    *walk = (struct walk){queue, chain, 0};
+    chain->count = 0;
     chain->readable = chain->writable = 0;
+    return (struct walk){queue, chain, 0};
 }
 
 /* Append a buffer; it may be called PV_QUEUE_MAX times. */
@@ -95,30 +104,34 @@ static int walk_buffer(struct walk *walk, uint64_t address, uint32_t length, int
     struct pv_buffer *buffer = &chain->buffers[chain->readable + chain->writable];
 
     if (!writable && chain->writable)
-        return PV_RING_ORDER;
+        return fail(walk->queue, PV_RING_ORDER, 0, 0);
     if (length == 0)
-        return PV_RING_OK;
+        return 0;
     walk->bytes += length;
     if (walk->bytes > UINT32_MAX)
-        return PV_RING_LENGTH;
-    buffer->base = host_address(walk->queue->memory, address, length);
+        return fail(walk->queue, PV_RING_LENGTH, 0, 0);
+    buffer->base = host_address(&walk->queue->memory, address, length);
     buffer->length = length;
     if (!buffer->base)
-        return PV_RING_BUFFER;
+        return fail(walk->queue, PV_RING_BUFFER, address, length);
     chain->readable += !writable;
     chain->writable += writable;
-    return PV_RING_OK;
+    return 0;
 }
 
-/* Find an indirect table (§2.7.5.3, §2.8.7) of `length` bytes and how many entries it has. */
-static int walk_indirect(const struct walk *walk, uint64_t address, uint32_t length,
-                         const uint8_t **table, uint32_t *entries)
+/* Find an indirect table (§2.7.5.3, §2.8.7) of `length` bytes: how many entries it has. It must be
+ * `alone`, with nothing after it. */
+static int walk_indirect(const struct walk *walk, uint64_t address, uint32_t length, int alone,
+                         const uint8_t **table)
 {
-    if (!walk->queue->indirect || length == 0 || length % DESC_SIZE)
-        return PV_RING_INDIRECT;
-    *entries = length / DESC_SIZE;
-    *table = host_address(walk->queue->memory, address, length);
-    return *table ? PV_RING_OK : PV_RING_BUFFER;
+    struct pv_queue *queue = walk->queue;
+
+    if (!queue->indirect || !alone)
+        return fail(queue, PV_RING_INDIRECT, 0, 0);
+    if (length == 0 || length % DESC_SIZE || length / DESC_SIZE > queue->size)
+        return fail(queue, PV_RING_TABLE, length, 0);
+    *table = host_address(&queue->memory, address, length);
+    return *table ? (int)(length / DESC_SIZE) : fail(queue, PV_RING_OUTSIDE, address, length);
 }
 
 /* ---- split rings ---- */
@@ -133,56 +146,55 @@ static struct vring_used *used_of(const struct pv_queue *queue)
     return (struct vring_used *)queue->device;
 }
 
-/* How many chains are available, or -PV_RING_INDEX. */
-static int split_available(const struct pv_queue *queue)
+/* How many chains are available. */
+static int split_available(struct pv_queue *queue)
 {
     uint16_t index = __atomic_load_n(&avail_of(queue)->idx, __ATOMIC_ACQUIRE);
     uint16_t ahead = index - queue->next_avail;
 
-    return ahead <= queue->size - queue->in_flight ? ahead : -PV_RING_INDEX;
+    return ahead <= queue->size - queue->in_flight ? ahead : fail(queue, PV_RING_INDEX, index, 0);
 }
 
 static int split_walk(struct walk *walk, uint32_t index)
 {
-    const struct pv_queue *queue = walk->queue;
+    struct pv_queue *queue = walk->queue;
     const uint8_t *table = queue->descriptors;
-    uint32_t entries = queue->size, seen = 0;
+    int entries = queue->size, seen = 0, error = 0;
     struct vring_desc desc;
-    int error;
 
     do {
-        if (index >= entries)
-            return PV_RING_HEAD;
+        if (index >= (uint32_t)entries)
+            return fail(queue, PV_RING_HEAD, index, entries);
         fetch(&desc, table, index);
+        walk->chain->count += table == queue->descriptors;
         if (desc.flags & VRING_DESC_F_INDIRECT) {
-            if (table != queue->descriptors || desc.flags & VRING_DESC_F_NEXT)
-                return PV_RING_INDIRECT;
-            error = walk_indirect(walk, desc.addr, desc.len, &table, &entries);
+            int alone = table == queue->descriptors && !(desc.flags & VRING_DESC_F_NEXT);
+            entries = walk_indirect(walk, desc.addr, desc.len, alone, &table);
+            if (entries < 0)
+                return entries;
             index = 0;
             desc.flags = VRING_DESC_F_NEXT; /* the chain goes on in the table */
-        } else if (seen++ == queue->size) {
-            return PV_RING_LOOP;
-        } else {
-            error = walk_buffer(walk, desc.addr, desc.len, !!(desc.flags & VRING_DESC_F_WRITE));
-            index = desc.next;
+            continue;
         }
+        if (seen++ == queue->size)
+            return fail(queue, PV_RING_LOOP, queue->size, 0);
+        error = walk_buffer(walk, desc.addr, desc.len, !!(desc.flags & VRING_DESC_F_WRITE));
+        index = desc.next;
     } while (!error && desc.flags & VRING_DESC_F_NEXT);
     return error;
 }
 
 static int split_pop(struct pv_queue *queue, struct pv_chain *chain)
 {
-    struct walk walk;
+    struct walk walk = walk_begin(queue, chain);
     int available = split_available(queue), error;
 
     if (available <= 0)
         return available;
-    walk_begin(&walk, queue, chain);
     chain->head = load16(&avail_of(queue)->ring[queue->next_avail & (queue->size - 1)]);
-    chain->count = 1;
     error = split_walk(&walk, chain->head);
     if (error)
-        return -error;
+        return error;
     queue->next_avail++;
     queue->in_flight++;
     return 1;
@@ -195,12 +207,14 @@ static void split_push(struct pv_queue *queue, uint16_t head, uint32_t written)
     element->id = head;
     element->len = written;
     queue->next_used++;
+    queue->in_flight--;
+    queue->pushed++;
 }
 
 static int split_publish(struct pv_queue *queue, uint16_t pushed)
 {
     __atomic_store_n(&used_of(queue)->idx, queue->next_used, __ATOMIC_RELEASE);
-    pv_fence();
+    full_fence();
     if (!queue->event_idx)
         return !(load16(&avail_of(queue)->flags) & VRING_AVAIL_F_NO_INTERRUPT);
     uint16_t used_event = load16(&avail_of(queue)->ring[queue->size]);
@@ -242,16 +256,15 @@ static int packed_available(const struct pv_queue *queue)
 }
 
 /* Every entry of the table, in order; of their flags only WRITE means something (§2.8.7). */
-static int packed_walk_table(struct walk *walk, const struct vring_packed_desc *at)
+static int packed_walk_table(struct walk *walk, const struct vring_packed_desc *at, int alone)
 {
     struct vring_packed_desc desc;
     const uint8_t *table;
-    uint32_t entries;
-    int error = walk_indirect(walk, at->addr, at->len, &table, &entries);
+    int entries = walk_indirect(walk, at->addr, at->len, alone, &table), error = 0;
 
-    if (!error && entries > walk->queue->size)
-        return PV_RING_LOOP;
-    for (uint32_t i = 0; !error && i < entries; i++) {
+    if (entries < 0)
+        return entries;
+    for (int i = 0; !error && i < entries; i++) {
         fetch(&desc, table, i);
         error = walk_buffer(walk, desc.addr, desc.len, !!(desc.flags & VRING_DESC_F_WRITE));
     }
@@ -260,23 +273,21 @@ static int packed_walk_table(struct walk *walk, const struct vring_packed_desc *
 
 static int packed_walk(struct walk *walk)
 {
-    const struct pv_queue *queue = walk->queue;
+    struct pv_queue *queue = walk->queue;
     struct pv_chain *chain = walk->chain;
     struct vring_packed_desc desc;
     uint16_t position = queue->next_avail;
     int error;
 
-    chain->count = 0;
     do {
         if (chain->count == queue->size - queue->in_flight)
-            return PV_RING_LOOP;
+            return fail(queue, PV_RING_TAKEN, 0, 0);
         fetch(&desc, queue->descriptors, position);
-        if (!(desc.flags & VRING_DESC_F_INDIRECT))
-            error = walk_buffer(walk, desc.addr, desc.len, !!(desc.flags & VRING_DESC_F_WRITE));
-        else if (chain->count || desc.flags & VRING_DESC_F_NEXT)
-            return PV_RING_INDIRECT;
+        if (desc.flags & VRING_DESC_F_INDIRECT)
+            error =
+                packed_walk_table(walk, &desc, !chain->count && !(desc.flags & VRING_DESC_F_NEXT));
         else
-            error = packed_walk_table(walk, &desc);
+            error = walk_buffer(walk, desc.addr, desc.len, !!(desc.flags & VRING_DESC_F_WRITE));
         chain->head = desc.id; /* the last one's counts (§2.8.6) */
         chain->count++;
         position = position + 1 == queue->size ? 0 : position + 1;
@@ -286,15 +297,14 @@ static int packed_walk(struct walk *walk)
 
 static int packed_pop(struct pv_queue *queue, struct pv_chain *chain)
 {
-    struct walk walk;
+    struct walk walk = walk_begin(queue, chain);
     int error;
 
     if (!packed_available(queue))
         return 0;
-    walk_begin(&walk, queue, chain);
     error = packed_walk(&walk);
     if (error)
-        return -error;
+        return error;
     advance(queue, &queue->next_avail, &queue->avail_wrap, chain->count);
     queue->in_flight += chain->count;
     return 1;
@@ -316,13 +326,15 @@ static void packed_push(struct pv_queue *queue, uint16_t id, uint16_t count, uin
         queue->first_flags = flags;
     }
     advance(queue, &queue->next_used, &queue->used_wrap, count);
+    queue->in_flight -= count;
+    queue->pushed += count;
 }
 
 static int packed_publish(struct pv_queue *queue, uint16_t pushed)
 {
     __atomic_store_n(&packed_desc(queue, queue->first)->flags, queue->first_flags,
                      __ATOMIC_RELEASE);
-    pv_fence();
+    full_fence();
     /* §2.8.14, loaded at once: the flags and the position must belong together. */
     uint32_t event = __atomic_load_n((const uint32_t *)queue->driver, __ATOMIC_RELAXED);
     uint16_t wanted = event >> 16 & 3, position = event & 0x7fff;
@@ -355,7 +367,7 @@ static void packed_ask(struct pv_queue *queue, int ring)
 static uint8_t *area(const struct pv_queue *queue, uint64_t address, uint64_t length,
                      uint64_t align)
 {
-    return address % align ? NULL : host_address(queue->memory, address, length);
+    return address % align ? NULL : host_address(&queue->memory, address, length);
 }
 
 int pv_queue_open(struct pv_queue *queue)
@@ -364,16 +376,16 @@ int pv_queue_open(struct pv_queue *queue)
     int split = !queue->packed;
 
     if (size == 0 || size > PV_QUEUE_MAX || (split && size & (size - 1)))
-        return PV_RING_SIZE;
+        return fail(queue, PV_RING_SIZE, size, 0);
     /* §2.7 and §2.8.10.1: sizes and alignments. */
     queue->descriptors = area(queue, queue->descriptor_area, size * DESC_SIZE, DESC_SIZE);
     queue->driver = area(queue, queue->driver_area, split ? 6 + 2 * size : 4, split ? 2 : 4);
     queue->device = area(queue, queue->device_area, split ? 6 + 8 * size : 4, 4);
     if (!queue->descriptors || !queue->driver || !queue->device)
-        return PV_RING_AREA;
+        return fail(queue, PV_RING_AREA, 0, 0);
     queue->next_avail = queue->next_used = queue->in_flight = queue->pushed = 0;
     queue->avail_wrap = queue->used_wrap = 1;
-    return PV_RING_OK;
+    return 0;
 }
 
 int pv_queue_pop(struct pv_queue *queue, struct pv_chain *chain)
@@ -387,8 +399,6 @@ void pv_queue_push(struct pv_queue *queue, uint16_t head, uint16_t count, uint32
         packed_push(queue, head, count, written);
     else
         split_push(queue, head, written);
-    queue->in_flight -= count;
-    queue->pushed += count;
 }
 
 int pv_queue_publish(struct pv_queue *queue)
@@ -417,7 +427,7 @@ int pv_queue_allow(struct pv_queue *queue)
         packed_ask(queue, 1);
     else
         split_ask(queue, 1);
-    pv_fence();
+    full_fence();
     available = queue->packed ? packed_available(queue) : split_available(queue);
     return available > 0 ? 1 : available;
 }
