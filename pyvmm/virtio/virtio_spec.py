@@ -29,6 +29,9 @@ DESC_F_INDIRECT = 4
 AVAIL_F_NO_INTERRUPT = 1  # §2.7.6 struct virtq_avail: le16 flags, le16 idx, le16 ring[], used_event
 USED_F_NO_NOTIFY = 1  # §2.7.8 struct virtq_used: le16 flags, le16 idx, elements, avail_event
 RING_HEADER_SIZE = 4
+RING_EVENT_SIZE = 2  # used_event and avail_event
+RING_INDEX_MASK = 0xFFFF  # all indices run freely, modulo 2^16
+CHAIN_LENGTH_MAX = (1 << 32) - 1  # §2.7.5.2 allows 2^32, but the used element's len is 32 bits wide
 AVAIL_ELEMENT_SIZE = 2
 USED_ELEMENT_SIZE = 8  # §2.7.8 struct virtq_used_elem: le32 id, le32 len
 DESC_ALIGN, AVAIL_ALIGN, USED_ALIGN = 16, 2, 4  # §2.7
@@ -40,6 +43,8 @@ EVENT_FLAGS_ENABLE = 0  # §2.8.10
 EVENT_FLAGS_DISABLE = 1
 EVENT_FLAGS_DESC = 2
 EVENT_SIZE = 4  # §2.8.14 struct pvirtq_event_suppress: le16 offset and wrap, le16 flags
+EVENT_FLAGS_MASK = 3
+EVENT_ALIGN = 4  # §2.8.10.1
 EVENT_WRAP = 1 << 15
 
 # Device IDs, §5.
