@@ -355,17 +355,15 @@ class Blk(VirtioDevice):
 
     def _waited(self) -> None:
         self._timer = None
-        if self.queues:  # there are none while the device is quiesced
-            kept, self._kept = self._kept, []
-            try:
-                for queue, request in kept:
-                    if self._attempt(queue, request):
-                        self.complete(queue, request.chain)
-            except QueueError as error:
-                self.fail(error)
-        elif self._kept:  # the guest has to run to end that
+        if not self.queues:  # quiesced, and the guest has to run to end that
             self._end_hold()
-            self._wait(PROBE_SECONDS)
+            if self._kept:
+                self._wait(PROBE_SECONDS)
+            return
+        kept, self._kept = self._kept, []
+        for queue, request in kept:
+            if self.queues and self._attempt(queue, request):
+                self.complete(queue, request.chain)
         if not self._kept:
             self._end_hold()
             for queue in self.queues.values():
