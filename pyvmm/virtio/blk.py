@@ -87,7 +87,7 @@ class Request:
         self.sector = 0
         if len(header) == spec.HEADER.size:
             self.kind, self.sector = spec.HEADER.unpack(header)
-        self.readable = tuple(chain.readable)
+        self.readable = tuple(filter(len, chain.readable))
         self.writable = tuple(chain.writable)
         self.room = sum(map(len, self.writable))
 
@@ -406,14 +406,15 @@ class Blk(VirtioDevice):
 
     def _waited(self) -> None:
         self._timer = None
-        kept, self._kept = self._kept, []
-        try:
-            for queue, request in kept:
-                if self._attempt(queue, request):
-                    self.complete(queue, request.chain)
-        except QueueError as error:
-            self.fail(error)
+        if not self.queues:  # quiesced, and the guest has to run to end that
+            self._end_hold()
+            if self._kept:
+                self._wait(PROBE_SECONDS)
             return
+        kept, self._kept = self._kept, []
+        for queue, request in kept:
+            if self.queues and self._attempt(queue, request):
+                self.complete(queue, request.chain)
         if not self._kept:
             self._end_hold()
             for queue in self.queues.values():

@@ -1,23 +1,27 @@
-"""A token bucket: a rate that is honoured on average, with short bursts."""
+"""A limit on how much is done a second."""
 
 from __future__ import annotations
 
 
 class TokenBucket:
-    """`rate` tokens a second flow in, at most `burst` stay. One thread at a time."""
+    """Lets `rate` units pass a second, and up to `burst` at once after a pause.
+
+    Both are above 0. One thread at a time.
+    """
 
     def __init__(self, rate: float, burst: float) -> None:
-        """`rate` is above 0. The bucket starts full."""
         self._rate = rate
         self._burst = burst
-        self._tokens = burst
+        self._level = burst  # below 0: what has been promised and must be waited for
         self._then = 0.0
 
     def take(self, count: float, now: float) -> float:
-        """Take `count` tokens at `now`, in seconds; the seconds to wait before the next `take`.
+        """Seconds from `now` until `count` units may pass; they are accounted for already.
 
-        More than there are may be taken: the bucket is in debt then, and the wait pays for it.
+        So whoever asks next waits behind them, and `count` may be more than a burst. `now` is in
+        seconds and never goes back.
         """
-        self._tokens = min(self._tokens + (now - self._then) * self._rate, self._burst) - count
+        earned = self._level + (now - self._then) * self._rate
+        self._level = min(earned, self._burst) - count
         self._then = now
-        return max(-self._tokens / self._rate, 0.0)
+        return max(-self._level / self._rate, 0.0)
