@@ -13,14 +13,12 @@ from functools import partial
 from pyvmm import layout
 from pyvmm.boot import acpi, start
 from pyvmm.boot.entry import Entry
-from pyvmm.bus import Bus
+from pyvmm.bus import Bus, Device
 from pyvmm.config import MachineConfig
-from pyvmm.devices import acpi_pm_spec, debugexit, i8042_spec, pci, rtc_spec, serial_spec
+from pyvmm.devices import acpi_pm_spec, debugexit, i8042_spec, rtc_spec, serial_spec
 from pyvmm.devices.acpi_pm import AcpiPm
 from pyvmm.devices.debugexit import DebugExit
-from pyvmm.devices.device import Device
 from pyvmm.devices.i8042 import I8042
-from pyvmm.devices.pci import HostBridge, PciRoot
 from pyvmm.devices.postcode import DebugConsole, PostCode
 from pyvmm.devices.pvpanic import PvPanic
 from pyvmm.devices.rtc import Rtc
@@ -36,6 +34,8 @@ from pyvmm.kvm.vm import IRQCHIPS
 from pyvmm.log import Log
 from pyvmm.loop import Loop
 from pyvmm.memory import GuestMemory
+from pyvmm.pci.function import HostBridge
+from pyvmm.pci.root import MEMORY_WINDOW, PciRoot
 from pyvmm.typed import Any
 from pyvmm.value import Value
 
@@ -165,7 +165,7 @@ class Board:
             width=4,
         )
         self._add(PvPanic("pvpanic", on.panicked), (layout.PVPANIC_PORT, 1))
-        windows = [pci.MEMORY_WINDOW, _span(self.pci_window64)]
+        windows = [MEMORY_WINDOW, _span(self.pci_window64)]
         self.pci = PciRoot("PCI", on.reset, windows)
         self.pci.add(0, HostBridge())
         self.pci.claim(self.pio, self.mmio)
