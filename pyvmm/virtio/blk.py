@@ -212,26 +212,35 @@ class Blk(VirtioDevice):
         """See VirtioDevice. A driver that cannot flush gets a writethrough cache (§5.2.5.2)."""
         if not features & spec.F_FLUSH:
             self.writeback = False
-        fd = self.storage.fd
-        if fd is None or not fastpath.enabled() or not self._activate_native(features, rings, fd):
+        if self.storage.fd is None or not fastpath.enabled():
             super().activate(features, rings)
+        else:
+            self._activate_native(self.storage.fd, features, rings)
 
-    def _activate_native(self, features: int, rings: Sequence[Ring], fd: int) -> bool:
-        """Have csrc/worker.c serve the queues; False if the host cannot."""
+    def _activate_native(self, fd: int, features: int, rings: Sequence[Ring]) -> None:
+        """Have csrc/worker.c serve the queues."""
         from pyvmm.virtio.native_blk import NativeBlk
 
         try:
             self._native = NativeBlk(self, fd, rings)
         except QueueError as error:
             self.fail(error)
-            return True
-        except OSError as error:
-            log.warning("%s: served by Python alone: %s", self.name, error.strerror)
-            return False
+            return
         self.negotiated = features
         self.queues.update(self._native.queues)
-        self._native.start()
-        return True
+        self._serve()
+
+    def _serve(self) -> None:
+        if self._native is None:
+            super()._serve()
+        else:
+            self._native.start()
+
+    def _ignore_doorbells(self) -> None:
+        if self._native is None:
+            super()._ignore_doorbells()
+        else:
+            self._native.stop()
 
     def deactivate(self) -> None:
         """See VirtioDevice."""
@@ -273,7 +282,7 @@ class Blk(VirtioDevice):
     def answer(self, queue: Virtqueue, chain: Chain, failed: OSError | None) -> None:
         """Carry out a request that csrc/worker.c has popped, or refuse it if it has `failed` there.
 
-        Its rate is paid. Raises QueueError.
+        Its rate is paid. Raises QueueError if it has no room for a status.
         """
         request = Request(chain)
         if failed:

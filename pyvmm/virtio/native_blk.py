@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
+from pyvmm.errors import HostError
 from pyvmm.native import ffi, lib
 from pyvmm.typed import TYPE_CHECKING, Any
 from pyvmm.virtio.chain import Chain
@@ -53,7 +54,7 @@ class NativeBlk:
     def __init__(self, blk: Blk, fd: int, rings: Sequence[Ring]) -> None:
         """Serve `rings` from `fd`, which stays the caller's.
 
-        Raises QueueError for areas that are wrong, OSError if the host has no more threads.
+        Raises QueueError for areas that are wrong, HostError if the host allows no more threads.
         """
         self._blk = blk
         self._queues = [DiskQueue(blk.memory, ring) for ring in rings]
@@ -83,7 +84,8 @@ class NativeBlk:
         error = lib.pv_disk_open(self._disk)
         if error:
             os.close(self._attention)
-            raise OSError(-error, os.strerror(-error))
+            reason = os.strerror(-error)
+            raise HostError(f"The host allows no threads for disk {blk.name}: {reason}")
 
     def start(self) -> None:
         """Serve the queues from where they are."""
