@@ -23,7 +23,8 @@ class Host(Value):
 
     cpus: int
     loop: Loop  # the machine's, for back ends that wait for something on the main thread
-    # Pause the machine, with a reason for the user, until what it returns is called; any thread.
+    # Stop the machine, for a reason told to the user, until what it returns is called. Any thread;
+    # it does not wait for the vCPUs.
     stop: Callable[[str], Callable[[], object]]
     stack: ExitStack  # unwound when the machine is closed, after the devices
 
