@@ -121,6 +121,7 @@ _MACHINE_KEYS = {
     "memory": (str, int),
     "cpus": int,
     "cpu": str,
+    "disk": (str, list),
     "serial": (str, list),
     "no_reboot": bool,
     "name": str,

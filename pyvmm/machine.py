@@ -17,6 +17,7 @@ from pyvmm.config import MachineConfig
 from pyvmm.ends import End
 from pyvmm.errors import HostError, UsageError
 from pyvmm.kvm import Vcpu, exits
+from pyvmm.log import Log
 from pyvmm.loop import Loop
 from pyvmm.memory import GuestMemory
 from pyvmm.native import lib
@@ -28,6 +29,8 @@ from pyvmm.typed import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pyvmm.backends.buffer import Buffer
     from pyvmm.diagnosis import Report
+
+log = Log(__name__)
 
 CONSOLE_KEPT = 64 << 10  # bytes of serial output kept for a report
 
@@ -93,6 +96,7 @@ class Machine:
         self._end = self._wanted = self._error = None
         self._paused = False
         self._looking = 0  # how many are inside `paused`
+        self.holds: list[str] = []  # why devices have stopped the guest
         self._board = board
         self.timeline = Timeline()
         self.timeline.mark("ready")
@@ -207,6 +211,23 @@ class Machine:
                 self._looking -= 1
                 self._go_on()
 
+    def hold(self, reason: str) -> Callable[[], None]:
+        """Stop the guest for `reason` until what this returns is called, once; `holds` tells.
+
+        It does not wait for the vCPUs, so it may be called on any thread.
+        """
+        log.warning("The machine is stopped: %s", reason)
+        with self._lock:
+            self.holds.append(reason)
+            self._gate.shut()
+
+        def release() -> None:
+            with self._lock:
+                self.holds.remove(reason)
+                self._go_on()
+
+        return release
+
     def power_button(self) -> None:
         """Press the power button; a guest that listens powers itself off."""
         self.board.acpi_pm.power_button()
@@ -302,15 +323,18 @@ class Machine:
                 raise UsageError("The machine has been started already")
             self._paused = False
             self.timeline.mark("entered")
-            if not (self._wanted or self._looking):  # a request from before goes first
+            if not (
+                self._wanted or self._looking or self.holds
+            ):  # a request from before goes first
                 self._gate.open()
         for vcpu in vcpus:
             self._spawn(f"vcpu{vcpu.index}", self._run_vcpu, vcpu)
 
     def _may_run(self) -> bool:
         """Whether nothing keeps the vCPUs from running; with the lock held."""
-        kept = self._paused or self._looking or self._wanted or self._end or self._error
-        return bool(self._threads) and not kept
+        kept = self._paused or self._looking or self.holds
+        ended = self._wanted or self._end or self._error
+        return bool(self._threads) and not (kept or ended)
 
     def _go_on(self) -> None:
         """Open the gate after a pause if nothing speaks against it; with the lock held."""

@@ -23,7 +23,9 @@ class Host(Value):
 
     cpus: int
     loop: Loop  # the machine's, for back ends that wait for something on the main thread
-    stop: Callable[[str], object]  # pause the machine, with a reason for the user; any thread
+    # Stop the machine, for a reason told to the user, until what it returns is called. Any thread;
+    # it does not wait for the vCPUs.
+    stop: Callable[[str], Callable[[], object]]
     stack: ExitStack  # unwound when the machine is closed, after the devices
 
 

@@ -150,9 +150,14 @@ class VirtioDevice:
         raise NotImplementedError
 
     def complete(self, queue: Virtqueue, chain: Chain) -> None:
-        """Answer a request that `handle` kept. Raises QueueError."""
-        queue.push(chain)
-        self.publish(queue)
+        """Answer a request that `handle` kept; not if the driver has reset the device meanwhile."""
+        if self.queues.get(queue.ring.index) is not queue:
+            return
+        try:
+            queue.push(chain)
+            self.publish(queue)
+        except QueueError as error:
+            self.fail(error)
 
     def publish(self, queue: Virtqueue) -> None:
         """Show the driver what was pushed, with an interrupt if it wants one."""

@@ -42,6 +42,7 @@ TOP = {
     "doctor",
     "config",
     "postmortem",
+    "disk_config",
     "peripherals",
 }
 
