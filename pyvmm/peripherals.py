@@ -23,7 +23,8 @@ class Host(Value):
 
     cpus: int
     loop: Loop  # the machine's, for back ends that wait for something on the main thread
-    # Pause the machine, with a reason for the user, until what it returns is called; any thread.
+    # Stop the machine, for a reason told to the user, until what it returns is called. Any thread;
+    # it does not wait for the vCPUs.
     stop: Callable[[str], Callable[[], object]]
     stack: ExitStack  # unwound when the machine is closed, after the devices
 
@@ -37,6 +38,11 @@ class Peripheral(Value):
         """Raise UsageError for what no host could make."""
         if not self.name:
             raise UsageError("A device must have a name")
+
+    @property
+    def shares_memory(self) -> bool:
+        """Whether another process maps the guest's RAM."""
+        return False
 
     def open(self, host: Host) -> VirtioDevice:
         """Make the device. Raises UsageError or HostError; nothing is left open then."""
