@@ -208,7 +208,7 @@ static void throttle(struct pv_disk *disk, const struct request *request)
 {
     struct pv_disk_threads *threads = disk->threads;
     struct pollfd wake = {.fd = threads->wake, .events = POLLIN};
-    uint64_t at = now(), due = pv_charge(disk, request, at);
+    uint64_t at = now(), due = pv_disk_charge(disk, request->op.length, at);
     eventfd_t count;
 
     if (due > at) {
