@@ -72,6 +72,7 @@ class VirtioDevice:
         self.negotiated = 0
         self.queues: dict[int, Virtqueue] = {}  # those that may be used now, by index
         self._held: dict[int, Virtqueue] = {}  # those in use while it is quiesced
+        self._late: list[tuple[Virtqueue, Chain]] = []  # completed meanwhile
 
     def attach(self, memory: GuestMemory, transport: Transport) -> None:
         """Connect it, once, before the guest runs."""
@@ -120,6 +121,9 @@ class VirtioDevice:
     def resume(self) -> None:
         """Go on after `quiesce`: every queue's doorbell rings."""
         self._held, self.queues = {}, self._held
+        late, self._late = self._late, []
+        for queue, chain in late:
+            self.complete(queue, chain)
         self._serve()
 
     def deactivate(self) -> None:
@@ -137,6 +141,7 @@ class VirtioDevice:
         self._ignore_doorbells()
         self.queues.clear()
         self._held.clear()
+        self._late.clear()
 
     def _serve(self) -> None:
         for queue in self.queues.values():
@@ -177,7 +182,13 @@ class VirtioDevice:
         raise NotImplementedError
 
     def complete(self, queue: Virtqueue, chain: Chain) -> None:
-        """Answer a request that `handle` kept; not if the driver has reset the device meanwhile."""
+        """Answer a request that `handle` kept; not if the driver has reset the device meanwhile.
+
+        While the device is quiesced it waits for `resume`.
+        """
+        if self._held.get(queue.ring.index) is queue:
+            self._late.append((queue, chain))
+            return
         if self.queues.get(queue.ring.index) is not queue:
             return
         try:

@@ -352,7 +352,9 @@ class RegisterTransport(Device):
         with self._pin_lock:
             before = self._interrupt_status
             self._interrupt_status &= ~bits
-            self.drive(bool(self._interrupt_status))
+            self.drive(False)
+            if self._interrupt_status:  # an edge, for those controllers that wait for one
+                self.drive(True)
         return before
 
 
