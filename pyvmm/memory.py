@@ -72,6 +72,7 @@ class GuestMemory:
         if size < layout.MIB or size % unit:
             raise UsageError(f"Memory must be at least 1M and a multiple of {unit >> 10}K")
         self.size = size
+        self._page = unit
         self.fd = os.memfd_create("pyvmm", os.MFD_CLOEXEC | (os.MFD_HUGETLB if hugepages else 0))
         self.regions: list[Region] = []
         self._mappings: list[mmap.mmap] = []
@@ -109,6 +110,15 @@ class GuestMemory:
         for mapping in self._mappings:
             mapping.madvise(mmap.MADV_REMOVE)
 
+    def discard_pages(self, address: int, length: int) -> None:
+        """Return the pages that lie wholly in there to the host; they are zeros from then on."""
+        region = self.region_at(address, length)
+        start = -(-(address - region.base) // self._page) * self._page
+        end = (address + length - region.base) // self._page * self._page
+        if start < end:
+            mapping = self._mappings[self.regions.index(region)]
+            mapping.madvise(mmap.MADV_REMOVE, start, end - start)
+
     def region_at(self, address: int, length: int) -> Region:
         """The region that holds all `length` bytes at `address`."""
         for region in self.regions:
@@ -121,6 +131,15 @@ class GuestMemory:
         region = self.region_at(address, length)
         start = address - region.base
         return region.view[start : start + length]
+
+    def address_of(self, view: memoryview) -> int:
+        """Where the bytes of a view that `view` gave are. Raises ValueError for any other."""
+        at = _host_address(view)
+        for region in self.regions:
+            offset = at - _host_address(region.view)
+            if 0 <= offset < region.size:
+                return region.base + offset
+        raise ValueError("A view must be of this memory")
 
     def read(self, address: int, length: int) -> bytes:
         """A copy of `length` bytes."""
@@ -176,3 +195,9 @@ class GuestMemory:
                 stop = min(os.lseek(self.fd, at, os.SEEK_HOLE), end)
                 yield region.base + at - region.offset, stop - at
                 at = stop
+
+
+def _host_address(view: memoryview) -> int:
+    from pyvmm.native import ffi
+
+    return int(ffi.cast("uintptr_t", ffi.from_buffer(view)))
