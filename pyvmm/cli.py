@@ -10,7 +10,15 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
-from pyvmm.config import ENTRIES, SERIAL_KINDS, Linux, MachineConfig, check_serial, load_toml
+from pyvmm.config import (
+    ENTRIES,
+    SERIAL_KINDS,
+    TRANSPORTS,
+    Linux,
+    MachineConfig,
+    check_serial,
+    load_toml,
+)
 from pyvmm.ends import DebugExit, Quit
 from pyvmm.errors import PyvmmError, UsageError
 from pyvmm.typed import TYPE_CHECKING, Any, NoReturn
@@ -99,6 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--entry", choices=ENTRIES, help="the boot protocol, where an image has several [auto]")
     add("--hugepages", action="store_true", default=None, help="RAM from the hugetlb pool")
     add("--prealloc", action="store_true", default=None, help="allocate all RAM at once")
+    add("--transport", choices=TRANSPORTS, help="of virtio devices [pci]")
     add("--config", metavar="FILE.toml", help="the same settings from a file; options win")
     add("--name", metavar="NAME", help="[pyvmm]")
     add("--timeline", action="store_true", help="print at the end when what was reached")

@@ -13,6 +13,7 @@ from pyvmm.value import Value
 
 ENTRIES = ("auto", "linux", "pvh")
 SERIAL_KINDS = ("stdio", "none", "pty", "file:PATH", "unix:PATH")
+TRANSPORTS = ("pci", "mmio")
 BUFFER = "buffer"
 SERIAL_PORTS = 2
 MAX_NAME = 64
@@ -57,7 +58,9 @@ class MachineConfig(Value):
 
     `memory` is a size in bytes or as `512M`; `cpu` a CPU model as `host,-avx512f`; `serial` what
     COM1 and COM2 are connected to, each one of SERIAL_KINDS, or BUFFER, which keeps the output for
-    Machine.serial. No `boot` means the built-in guest.
+    Machine.serial. No `boot` means the built-in guest. `devices` are of pyvmm/peripherals.py, or
+    virtio devices of your own, each with a name that no other has; how the guest reaches them is
+    `transport`, one of TRANSPORTS.
     """
 
     boot: Linux | None = None
@@ -70,6 +73,7 @@ class MachineConfig(Value):
     hugepages: bool = False
     prealloc: bool = False
     devices: tuple[object, ...] = ()
+    transport: str = "pci"
 
     @property
     def memory_size(self) -> int:
@@ -94,8 +98,14 @@ class MachineConfig(Value):
             raise UsageError("Only one serial port can be on stdio")
         if self.boot is not None:
             self.boot.check()
+        if self.transport not in TRANSPORTS:
+            raise UsageError(
+                f"transport must be one of {', '.join(TRANSPORTS)}, not {self.transport!r}"
+            )
         if self.devices:
-            raise UsageError(f"This version has no device {self.devices[0]!r}")
+            from pyvmm.peripherals import check_all
+
+            check_all(self.devices)
 
 
 def _check_types(value: object, **kinds: tuple[type, ...]) -> None:
@@ -126,6 +136,7 @@ _MACHINE_KEYS = {
     "name": str,
     "hugepages": bool,
     "prealloc": bool,
+    "transport": str,
 }
 
 

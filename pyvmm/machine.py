@@ -17,6 +17,7 @@ from pyvmm.config import MachineConfig
 from pyvmm.ends import End
 from pyvmm.errors import HostError, UsageError
 from pyvmm.kvm import Vcpu, exits
+from pyvmm.log import Log
 from pyvmm.loop import Loop
 from pyvmm.memory import GuestMemory
 from pyvmm.native import lib
@@ -28,6 +29,9 @@ from pyvmm.typed import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pyvmm.backends.buffer import Buffer
     from pyvmm.diagnosis import Report
+    from pyvmm.virtio.device import VirtioDevice
+
+log = Log(__name__)
 
 CONSOLE_KEPT = 64 << 10  # bytes of serial output kept for a report
 
@@ -85,6 +89,7 @@ class Machine:
                 debug_exit=lambda status: self._request(ends.DebugExit(status)),
                 panicked=lambda: self._request(ends.GuestPanic(self._panic_message(), "pvpanic")),
                 output=self._on_output,
+                stop=self._stop,
             )
             board = Board(self.config, self.loop, backends, callbacks, progress)
             stack.callback(board.close)
@@ -93,6 +98,7 @@ class Machine:
         self._end = self._wanted = self._error = None
         self._paused = False
         self._looking = 0  # how many are inside `paused`
+        self._stops: dict[object, str] = {}  # the reasons of devices that have stopped the guest
         self._board = board
         self.timeline = Timeline()
         self.timeline.mark("ready")
@@ -183,11 +189,35 @@ class Machine:
         self._gate.wait_parked()
 
     def resume(self) -> None:
-        """Let the vCPUs go on once nobody is inside `paused`; one that has ended stays stopped."""
+        """Let the vCPUs go on once nobody is inside `paused`; one that has ended stays stopped.
+
+        Also one that a device has stopped.
+        """
         _ = self.board
         with self._lock:
             self._paused = False
+            self._stops.clear()
             self._go_on()
+
+    @property
+    def stopped_by(self) -> str | None:
+        """The reason for which a device has stopped the guest, as a full disk, if one has."""
+        return next(iter(self._stops.values()), None)
+
+    def _stop(self, reason: str) -> Callable[[], None]:
+        """Stop every vCPU, without waiting for it, until what this returns is called."""
+        stop = object()
+        log.warning("The machine is paused: %s", reason)
+        with self._lock:
+            self._stops[stop] = reason
+            self._gate.shut()
+
+        def go_on() -> None:
+            with self._lock:
+                if self._stops.pop(stop, None) is not None:
+                    self._go_on()
+
+        return go_on
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -237,6 +267,13 @@ class Machine:
         if self.state == "running":
             raise UsageError("The machine must be paused to look at its vCPUs")
         return self.board.vcpus
+
+    def device(self, name: str) -> VirtioDevice:
+        """The device of that name. Raises UsageError if there is none."""
+        try:
+            return self.board.virtio[name]
+        except KeyError:
+            raise UsageError(f"This machine has no device {name!r}") from None
 
     @property
     def serial(self) -> Buffer:
@@ -302,15 +339,18 @@ class Machine:
                 raise UsageError("The machine has been started already")
             self._paused = False
             self.timeline.mark("entered")
-            if not (self._wanted or self._looking):  # a request from before goes first
+            if not (
+                self._wanted or self._looking or self._stops
+            ):  # a request from before goes first
                 self._gate.open()
         for vcpu in vcpus:
             self._spawn(f"vcpu{vcpu.index}", self._run_vcpu, vcpu)
 
     def _may_run(self) -> bool:
         """Whether nothing keeps the vCPUs from running; with the lock held."""
-        kept = self._paused or self._looking or self._wanted or self._end or self._error
-        return bool(self._threads) and not kept
+        kept = self._paused or self._looking or self._stops
+        ended = self._wanted or self._end or self._error
+        return bool(self._threads) and not (kept or ended)
 
     def _go_on(self) -> None:
         """Open the gate after a pause if nothing speaks against it; with the lock held."""

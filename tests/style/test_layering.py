@@ -18,7 +18,7 @@ HEAVY = {"asyncio", "argparse", "elftools", "capstone", "prompt_toolkit", "inspe
 # Each part, and the parts that it may import. VALUES are modules that know of nothing else, and
 # like facts, in `_spec` modules, are open to all.
 VALUES = {"errors", "layout", "ends", "value", "printable", "log", "typed"}
-BASE = {"bus", "memory", "irq", "loop", "hooks", "worker", "context", "fastpath"}
+BASE = {"bus", "memory", "irq", "loop", "hooks", "worker", "context", "fastpath", "pci", "msi"}
 MAY_IMPORT = {
     "native": {"_native"},
     "kvm": {"native"},
@@ -43,6 +43,7 @@ TOP = {
     "config",
     "postmortem",
     "peripherals",
+    "wiring",
 }
 
 
