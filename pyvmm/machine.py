@@ -14,15 +14,14 @@ from pyvmm import ends
 from pyvmm.backends.chardev import Chardev, open_chardev
 from pyvmm.board import Board, Callbacks
 from pyvmm.config import MachineConfig
+from pyvmm.consolelog import ConsoleLog
 from pyvmm.ends import End
-from pyvmm.errors import HostError, UsageError
-from pyvmm.kvm import Vcpu, exits
+from pyvmm.errors import UsageError
+from pyvmm.kvm import Vcpu
 from pyvmm.log import Log
 from pyvmm.loop import Loop
 from pyvmm.memory import GuestMemory
-from pyvmm.native import lib
-from pyvmm.panicwatch import PanicWatch
-from pyvmm.runloop import Gate, run_vcpu
+from pyvmm.runloop import Gate, end_of, run_vcpu, start_thread
 from pyvmm.timeline import Timeline
 from pyvmm.typed import TYPE_CHECKING, Any
 
@@ -32,8 +31,6 @@ if TYPE_CHECKING:
     from pyvmm.virtio.device import VirtioDevice
 
 log = Log(__name__)
-
-CONSOLE_KEPT = 64 << 10  # bytes of serial output kept for a report
 
 
 class Machine:
@@ -81,13 +78,12 @@ class Machine:
                 backends.append(open_chardev(kind, self.loop, self.quit))
                 stack.callback(backends[-1].close)
             self.serials = backends
-            self._panics = [PanicWatch() for _ in self.config.serial]
-            self._console = bytearray()
+            self._console = ConsoleLog(len(backends))
             callbacks = Callbacks(
                 power_off=lambda: self._request(ends.PoweredOff()),
                 reset=lambda: self._request(ends.Reset()),
                 debug_exit=lambda status: self._request(ends.DebugExit(status)),
-                panicked=lambda: self._request(ends.GuestPanic(self._panic_message(), "pvpanic")),
+                panicked=lambda: self._request(ends.GuestPanic(self._console.panic, "pvpanic")),
                 output=self._on_output,
                 stop=self._stop,
             )
@@ -141,7 +137,7 @@ class Machine:
     def start(self) -> None:
         """Let the guest run, with the event loop on a thread of its own."""
         self._start_vcpus()
-        self._spawn("loop", self._run_loop)
+        self._threads.append(start_thread("loop", self._run_loop))
 
     def run(self) -> End:
         """Let the guest run, with the event loop on the calling thread, until it ends."""
@@ -303,7 +299,7 @@ class Machine:
     @property
     def console(self) -> bytes:
         """The last output of the serial ports, some ten KiB of it."""
-        return bytes(self._console)
+        return self._console.text
 
     def diagnose(self) -> Report:
         """Say in words why the guest died, or, if it runs, where it is; it stands still meanwhile.
@@ -324,14 +320,6 @@ class Machine:
 
     # ---- threads ----
 
-    def _spawn(self, name: str, target: Callable[..., None], *args: object) -> None:
-        thread = threading.Thread(target=target, args=args, name=name, daemon=True)
-        try:
-            thread.start()
-        except RuntimeError as error:
-            raise HostError(f"The host allows no more threads; {name} needs one") from error
-        self._threads.append(thread)
-
     def _start_vcpus(self) -> None:
         vcpus = self.board.vcpus
         with self._lock:
@@ -344,7 +332,8 @@ class Machine:
             ):  # a request from before goes first
                 self._gate.open()
         for vcpu in vcpus:
-            self._spawn(f"vcpu{vcpu.index}", self._run_vcpu, vcpu)
+            thread = start_thread(f"vcpu{vcpu.index}", self._run_vcpu, vcpu)
+            self._threads.append(thread)
 
     def _may_run(self) -> bool:
         """Whether nothing keeps the vCPUs from running; with the lock held."""
@@ -370,9 +359,9 @@ class Machine:
         vcpu.enter_thread()
         while self._gate.enter():
             try:
-                exit = run_vcpu(vcpu, board.pio, board.mmio)
-                if not isinstance(exit, exits.Interrupted):
-                    self._request(_end_of(vcpu.index, exit))
+                end = end_of(vcpu.index, run_vcpu(vcpu, board.pio, board.mmio))
+                if end is not None:
+                    self._request(end)
             except BaseException as error:
                 self._fail(error)
             finally:
@@ -400,7 +389,7 @@ class Machine:
             return
         self._gate.wait_parked()
         self.board.drain()
-        message = self._panic_message()
+        message = self._console.panic
         if message and not isinstance(end, ends.GuestPanic):
             end = ends.GuestPanic(message, "console")
         if isinstance(end, ends.Reset) and not self.config.no_reboot:
@@ -445,34 +434,5 @@ class Machine:
     def _on_output(self, port: int, data: bytes) -> None:
         """What serial port number `port` sends; with its lock held."""
         self.timeline.mark("first serial byte")
-        self._console += data
-        if len(self._console) > 2 * CONSOLE_KEPT:
-            del self._console[:-CONSOLE_KEPT]
-        if self._panics[port].feed(data):
-            self._request(ends.GuestPanic(self._panics[port].message, "console"))
-
-    def _panic_message(self) -> str:
-        return next((watch.message for watch in self._panics if watch.message), "")
-
-
-def _end_of(cpu: int, exit: exits.Exit) -> End:
-    """What it means for the guest that a vCPU cannot go on."""
-    match exit:
-        case exits.Shutdown():
-            return ends.TripleFault(cpu)
-        case exits.InternalError(suberror, data):
-            return ends.EmulationFailed(cpu, suberror, _instruction(data))
-        case exits.FailEntry(reason, _):
-            return ends.EntryFailed(cpu, reason)
-        case other:
-            return ends.EntryFailed(cpu, getattr(other, "reason", 0))
-
-
-def _instruction(data: Sequence[int]) -> bytes:
-    """The bytes of the instruction that KVM could not emulate (struct kvm_run.emulation_failure):
-    flags, then a size and up to 15 bytes."""
-    flagged = lib.KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES
-    if len(data) < 3 or not data[0] & flagged:
-        return b""
-    packed = b"".join(word.to_bytes(8, "little") for word in data[1:3])
-    return packed[1 : 1 + min(packed[0], 15)]
+        if self._console.add(port, data):
+            self._request(ends.GuestPanic(self._console.panic, "console"))
