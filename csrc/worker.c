@@ -362,13 +362,14 @@ void *pv_lead(void *argument)
 
     begin(disk);
     while (may_lead(disk)) {
-        int looking = 0;
+        int busy = 0;
         for (uint32_t i = 0; i < disk->queue_count && !disk->broken; i++) {
             if (disk->queues[i].looking)
                 serve(disk, &disk->queues[i]);
-            looking |= disk->queues[i].looking;
+            busy |= disk->queues[i].looking;
         }
-        if (looking && !disk->broken)
+        /* A throttled request may have taken the signal of somebody who stops the disk. */
+        if ((busy && !disk->broken) || stopping(disk))
             wait_for_doorbells(disk, 0);
         else
             sleep_until_rung(disk);
