@@ -25,7 +25,7 @@
 
 enum {
     BATCH = 64,         /* requests taken before the other queues have their turn */
-    SHOWN = 256 << 10,  /* bytes moved before what is done is shown to the driver */
+    SHOWN = 64 << 10,   /* bytes moved before what is done is shown: the driver works meanwhile */
     EVENTS = 16,        /* doorbells learnt of at once */
     COMPANY = 64,       /* for how many requests the leader remembers that others came meanwhile */
     STACK = 128 << 10,  /* bytes */
