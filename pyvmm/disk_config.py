@@ -36,12 +36,13 @@ OPTIONS = {
     "iops": "N",
     "bps": "SIZE",
     "packed": "on|off",
+    "poll": "N",
 }
 SYNTAX = "".join(f"[,{key}={form}]" if form else f"[,{key}]" for key, form in OPTIONS.items())
 # What another than pyvmm decides, and so cannot be asked of it.
 _FOREIGN = {
     "raw": (),
-    "qcow2": ("snapshot", "serial", "werror", "iops", "bps"),
+    "qcow2": ("snapshot", "serial", "werror", "iops", "bps", "poll"),
     "vhost-user": (
         "format",
         "ro",
@@ -52,8 +53,9 @@ _FOREIGN = {
         "werror",
         "iops",
         "bps",
+        "poll",
     ),
-    "python": ("format", "ro", "snapshot", "discard"),
+    "python": ("format", "ro", "snapshot", "discard", "poll"),
 }
 
 
@@ -73,6 +75,7 @@ class Disk(Peripheral):
     werror     when the host has no space left: report an error, or stop until there is some
     iops, bps  the most requests and bytes (also as 10M) a second, 0 is no limit
     packed     offer packed rings, too
+    poll       microseconds at most to look for the next request before sleeping; 0 is not to
     """
 
     name: str
@@ -88,6 +91,7 @@ class Disk(Peripheral):
     iops: int = 0
     bps: int | str = 0
     packed: bool = False
+    poll: int = 0
     backend: object = None
 
     @property
@@ -137,6 +141,7 @@ class Disk(Peripheral):
                 bps=parse_size(self.bps),
                 hold=host.stop if self.werror == "stop" else None,
                 packed=self.packed,
+                poll=self.poll,
             )
         except BaseException:
             storage.close()
@@ -220,7 +225,9 @@ def _parse(key: str, form: str, value: str | None) -> object:
         return True
     if not value:
         raise UsageError(f"{key} must be given as {key}={form}")
-    if form == "on|off" and value in ("on", "off"):
+    if form == "on|off":
+        if value not in ("on", "off"):
+            raise UsageError(f"{key} must be on or off, not {value!r}")
         return value == "on"
     if form == "N" and value.isascii() and value.isdigit() and len(value) < SERIAL_SIZE:
         return int(value)

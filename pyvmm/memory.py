@@ -86,6 +86,7 @@ class GuestMemory:
         if size < layout.MIB or size % unit:
             raise UsageError(f"Memory must be at least 1M and a multiple of {unit >> 10}K")
         self.size = size
+        self._page = unit
         self.fd = -1
         self.regions: list[Region] = []
         self._mappings: list[mmap.mmap] = []
@@ -156,7 +157,22 @@ class GuestMemory:
     def discard(self) -> None:
         """Make every byte zero and return the pages to the host."""
         for mapping in self._mappings:
-            mapping.madvise(mmap.MADV_DONTNEED if self.fd < 0 else mmap.MADV_REMOVE)
+            mapping.madvise(self._forget)
+
+    def discard_pages(self, address: int, length: int) -> None:
+        """Return the pages that lie wholly in there to the host; they are zeros from then on."""
+        region = self.region_at(address, length)
+        start = -(-(address - region.base) // self._page) * self._page
+        end = (address + length - region.base) // self._page * self._page
+        if start < end:
+            mapping = self._mappings[self.regions.index(region)]
+            first = _address(region.view) - _address(memoryview(mapping))
+            mapping.madvise(self._forget, first + start, end - start)
+
+    @property
+    def _forget(self) -> int:
+        """The advice that makes pages zeros."""
+        return mmap.MADV_DONTNEED if self.fd < 0 else mmap.MADV_REMOVE
 
     def region_at(self, address: int, length: int) -> Region:
         """The region that holds all `length` bytes at `address`."""
@@ -170,6 +186,15 @@ class GuestMemory:
         region = self.region_at(address, length)
         start = address - region.base
         return region.view[start : start + length]
+
+    def address_of(self, view: memoryview) -> int:
+        """Where the bytes of a view that `view` gave are. Raises ValueError for any other."""
+        at = _address(view)
+        for region in self.regions:
+            offset = at - _address(region.view)
+            if 0 <= offset < region.size:
+                return region.base + offset
+        raise ValueError("A view must be of this memory")
 
     def read(self, address: int, length: int) -> bytes:
         """A copy of `length` bytes."""

@@ -61,6 +61,11 @@ class Chardev:
         """How many bytes of output wait. Any thread."""
         return 0
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """The columns and rows of the terminal at the other end, (0, 0) if unknown. Any thread."""
+        return 0, 0
+
     def resume(self) -> None:
         """The guest has room for input. Any thread."""
 
@@ -122,6 +127,14 @@ class Stream(Chardev):
     def unsent(self) -> int:
         """How many bytes of output wait for a reader."""
         return 0 if self._keep is not None else len(self._output)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """See Chardev."""
+        try:
+            return os.get_terminal_size(-1 if self._sink is None else self._sink)
+        except OSError:  # no terminal
+            return 0, 0
 
     def resume(self) -> None:
         """Offer the input again, on the loop's thread."""
