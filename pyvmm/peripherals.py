@@ -39,6 +39,11 @@ class Peripheral(Value):
         if not self.name:
             raise UsageError("A device must have a name")
 
+    @property
+    def shares_memory(self) -> bool:
+        """Whether another process maps the guest's RAM."""
+        return False
+
     def open(self, host: Host) -> VirtioDevice:
         """Make the device. Raises UsageError or HostError; nothing is left open then."""
         raise NotImplementedError
