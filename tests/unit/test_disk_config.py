@@ -168,7 +168,8 @@ def test_options_reach_the_device(host: Host, image: Path) -> None:
 def test_what_cannot_be_opened_leaves_nothing_open(host: Host, image: Path, tmp_path: Path) -> None:
     with pytest.raises(HostError, match="no such file"):
         Disk("vda", tmp_path / "missing").open(host)
-    Disk("vda", image).open(host).close()
+    with pytest.raises(UnicodeEncodeError):
+        Disk("vda", image, serial="\u00fc").open(host)  # which check() would have refused
     Disk("vda", image).open(host).close()  # it is not locked any more
 
 
