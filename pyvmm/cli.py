@@ -127,7 +127,7 @@ def config_of(args: Arguments) -> MachineConfig:
     if settings.keys() & {"console", "rng", "balloon"}:
         from pyvmm.peripherals import parse_devices
 
-        settings["devices"] = parse_devices(settings)
+        settings["devices"] = tuple(parse_devices(settings))
     lines = (line for device in settings.get("devices", ()) for line in device.lines.values())
     serial = settings.get("serial", ["none" if "stdio" in lines else "stdio"])
     settings["serial"] = (serial,) if isinstance(serial, str) else tuple(serial)

@@ -136,7 +136,7 @@ class Ports(Peripheral):
     """
 
     name: str = "ports"
-    ports: Mapping[str, str] = {}  # noqa: RUF012  a Value does not change
+    ports: Mapping[str, str] = {}
 
     @property
     def lines(self) -> dict[str, str]:
