@@ -18,6 +18,7 @@ from pyvmm.typed import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pyvmm.config import Linux, MachineConfig
+    from pyvmm.disk_config import Disk
     from pyvmm.ends import (
         DebugExit,
         EmulationFailed,
@@ -44,6 +45,7 @@ __all__ = [
     "Balloon",
     "Console",
     "DebugExit",
+    "Disk",
     "EmulationFailed",
     "End",
     "EntryFailed",
@@ -67,6 +69,7 @@ __all__ = [
 
 # Where a name is when it is first asked for: the command and pyvmm.kvm start without the rest.
 _HOMES = {
+    "Disk": "disk_config",
     "Linux": "config",
     "Machine": "machine",
     "MachineConfig": "config",

@@ -83,7 +83,10 @@ class Board:
             self.kvm.require(*REQUIRED)
             self._check_limits()
             self.memory = GuestMemory(
-                config.memory_size, hugepages=config.hugepages, prealloc=config.prealloc
+                config.memory_size,
+                shared=any(what.shares_memory for what in config.devices),
+                hugepages=config.hugepages,
+                prealloc=config.prealloc,
             )
             stack.callback(self.memory.close)
             self.vm: Vm = stack.enter_context(self.kvm.create_vm())

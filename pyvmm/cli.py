@@ -86,6 +86,7 @@ def _parser() -> Parser:
     add("--memory", metavar="SIZE", help="as 512M or 4G [512M]")
     add("--cpus", type=int, metavar="N", help="[1]")
     add("--cpu", metavar="MODEL", help="host, or host,-FEATURE,... [host]")
+    add("--disk", action="append", metavar="PATH[,...]", help="vda, vdb, ...: see docs/disks.md")
     add("--serial", action="append", metavar="KIND", help=f"COM1, COM2: {', '.join(SERIAL_KINDS)}")
     add("--no-reboot", action="store_true", help="end when the guest resets itself")
     add("--kaslr", action="store_true", help="let a bzImage unpack itself")
@@ -133,6 +134,10 @@ def config_of(args: Arguments) -> MachineConfig:
     settings["serial"] = (serial,) if isinstance(serial, str) else tuple(serial)
     for kind in settings["serial"]:
         check_serial(kind, SERIAL_KINDS)
+    if disks := settings.get("disk"):
+        from pyvmm.disk_config import parse_disks
+
+        settings["devices"] = parse_disks([disks] if isinstance(disks, str) else disks)
     fields = {key: settings[key] for key in MachineConfig.fields if key in settings}
     return MachineConfig(**fields | {"boot": boot})
 

@@ -8,8 +8,12 @@ from collections.abc import Mapping, Sequence
 
 from pyvmm.errors import HostError, UsageError
 from pyvmm.memory import parse_size
-from pyvmm.typed import Any
+from pyvmm.typed import TYPE_CHECKING, Any
 from pyvmm.value import Value
+
+if TYPE_CHECKING:
+    from pyvmm.peripherals import Peripheral
+    from pyvmm.virtio.device import VirtioDevice
 
 ENTRIES = ("auto", "linux", "pvh")
 SERIAL_KINDS = ("stdio", "none", "pty", "file:PATH", "unix:PATH")
@@ -72,7 +76,7 @@ class MachineConfig(Value):
     name: str = "pyvmm"
     hugepages: bool = False
     prealloc: bool = False
-    devices: tuple[object, ...] = ()
+    devices: "tuple[Peripheral | VirtioDevice, ...]" = ()
     transport: str = "pci"
 
     @property
@@ -132,6 +136,7 @@ _MACHINE_KEYS = {
     "memory": (str, int),
     "cpus": int,
     "cpu": str,
+    "disk": (str, list),
     "serial": (str, list),
     "no_reboot": bool,
     "name": str,

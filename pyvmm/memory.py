@@ -42,10 +42,14 @@ PAGEMAP_ENTRY, PAGEMAP_TOP = 8, 7  # bytes
 
 
 class Region(Value):
-    """`size` bytes of RAM at guest-physical `base`; in shared memory, at `offset` of its memfd."""
+    """`size` bytes of RAM at guest-physical `base`.
+
+    In shared memory they are kept at `offset` of the memfd `fd`, which is -1 otherwise.
+    """
 
     base: int
     size: int
+    fd: int
     offset: int
     view: memoryview
 
@@ -99,7 +103,7 @@ class GuestMemory:
                     view = self._map_shared(length, offset)
                 else:
                     view = self._map_private(length, prealloc)
-                self.regions.append(Region(base, length, offset, view))
+                self.regions.append(Region(base, length, self.fd, offset, view))
                 offset += length
         except (OSError, ValueError) as error:
             self.close()

@@ -30,7 +30,8 @@ class Host(Value):
 
     cpus: int
     loop: Loop  # the machine's, for back ends that wait for something on the main thread
-    # Pause the machine, with a reason for the user, until what it returns is called; any thread.
+    # Stop the machine, for a reason told to the user, until what it returns is called. Any thread;
+    # it does not wait for the vCPUs.
     stop: Callable[[str], Callable[[], object]]
     # Open the host's end of a line, by its name and one of config.SERIAL_KINDS; the machine closes
     # it. Raises HostError.
@@ -54,6 +55,11 @@ class Peripheral(Value):
             raise UsageError("A device must have a name")
         for kind in self.lines.values():
             check_serial(kind, (*SERIAL_KINDS, BUFFER), "A console")
+
+    @property
+    def shares_memory(self) -> bool:
+        """Whether another process maps the guest's RAM."""
+        return False
 
     def open(self, host: Host) -> VirtioDevice:
         """Make the device. Raises UsageError or HostError; nothing is left open then."""

@@ -64,7 +64,7 @@ ffibuilder.set_source(
     #define PV_STAMP_PRIME {STAMP_PRIME}
     """,
     sources=[os.path.relpath(path, Path.cwd()) for path in sorted(CSRC.glob("*.c"))],
-    depends=[*map(str, HEADERS), str(GUESTS / "hello.S")],
+    depends=[*map(str, CSRC.glob("*.h")), str(GUESTS / "hello.S")],
     include_dirs=[str(CSRC)],
     extra_compile_args=[*CFLAGS, *GENERATED, f"-Wa,-I{GUESTS}"],
     extra_link_args=["-pthread", "-Wl,-z,relro,-z,now"],

@@ -47,6 +47,7 @@ class VirtioDevice:
     """
 
     ID: ClassVar[int]  # VIRTIO 1.2 §5
+    shares_memory = False  # whether another process maps the guest's RAM
 
     def __init__(
         self,

@@ -45,6 +45,7 @@ TOP = {
     "doctor",
     "config",
     "postmortem",
+    "disk_config",
     "peripherals",
     "wiring",
 }
