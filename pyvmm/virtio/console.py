@@ -94,6 +94,10 @@ class Port:
         """The back end has sent all that it held."""
         self._device.worker.loop.call_soon(lambda: self._ring(self._receive_queue + 1))
 
+    def resized(self) -> None:
+        """The terminal has another size. Any thread."""
+        self._device.transport.config_changed()
+
     # ---- the guest's side ----
 
     def look_for_input(self) -> None:
@@ -189,7 +193,7 @@ class _ConsoleDevice(VirtioDevice):
 
 
 class Console(_ConsoleDevice):
-    """One console. The size is what the back end says; call `resized` when that changes."""
+    """One console, whose size is what the back end says."""
 
     def __init__(self, name: str, backend: CharBackend) -> None:
         super().__init__(name, [backend], spec.F_SIZE)
@@ -198,10 +202,6 @@ class Console(_ConsoleDevice):
         """See VirtioDevice."""
         self.ports[0].opened = True
         super().activate(features, rings)
-
-    def resized(self) -> None:
-        """Tell the guest to look at the size again. Any thread."""
-        self.transport.config_changed()
 
 
 class Ports(_ConsoleDevice):
