@@ -18,6 +18,7 @@ from pyvmm.typed import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pyvmm.config import Linux, MachineConfig
+    from pyvmm.disk_config import Disk
     from pyvmm.ends import (
         DebugExit,
         EmulationFailed,
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DebugExit",
+    "Disk",
     "EmulationFailed",
     "End",
     "EntryFailed",
@@ -62,6 +64,7 @@ __all__ = [
 
 # Where a name is when it is first asked for: the command and pyvmm.kvm start without the rest.
 _HOMES = {
+    "Disk": "disk_config",
     "Linux": "config",
     "Machine": "machine",
     "MachineConfig": "config",

@@ -79,7 +79,10 @@ class NativeQueue(Virtqueue):
         """See Virtqueue."""
         if not self._check(lib.pv_queue_pop(self._native, self._chain)):
             return None
-        chain = self._chain
+        return self.chain(self._chain)
+
+    def chain(self, chain: Any) -> Chain:
+        """The request in a struct pv_chain that was popped from here."""
         end = chain.readable + chain.writable
         buffers = [self._view(chain.buffers[i]) for i in range(end)]
         return Chain(chain.head, chain.count, buffers[: chain.readable], buffers[chain.readable :])

@@ -10,6 +10,10 @@ STATUS_FEATURES_OK = 8
 STATUS_NEEDS_RESET = 64
 STATUS_FAILED = 128
 
+# Interrupt status, §4.1.4.5 and §4.2.2.
+INTERRUPT_QUEUE = 1
+INTERRUPT_CONFIG = 2
+
 # Feature bits, §6; a device's own ones are 0 to 23 and from 50 on.
 F_INDIRECT_DESC = 1 << 28
 F_EVENT_IDX = 1 << 29
@@ -29,6 +33,7 @@ DESC_F_INDIRECT = 4
 AVAIL_F_NO_INTERRUPT = 1  # §2.7.6 struct virtq_avail: le16 flags, le16 idx, le16 ring[], used_event
 USED_F_NO_NOTIFY = 1  # §2.7.8 struct virtq_used: le16 flags, le16 idx, elements, avail_event
 RING_HEADER_SIZE = 4
+RING_INDEX_OFFSET = 2
 RING_EVENT_SIZE = 2  # used_event and avail_event
 RING_INDEX_MASK = 0xFFFF  # all indices run freely, modulo 2^16
 CHAIN_LENGTH_MAX = (1 << 32) - 1  # §2.7.5.2 allows 2^32, but the used element's len is 32 bits wide
