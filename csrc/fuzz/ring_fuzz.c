@@ -1,27 +1,14 @@
 /*
- * libFuzzer's target for csrc/ring.c. An input is a driver's crime: where the ring is, what guest
- * memory holds, and a script of what the device and the driver do then. tests/fakes/ringcase.py
- * plays the same files through the queues in Python.
- *
- *     u8 features   bit 0 packed, 1 event index, 2 indirect descriptors
- *     u8 length     of the script
- *     u16 size      of the queue
- *     u64 areas[3]  descriptor, driver, device
- *     u8 script[length]
- *     u8 image[]    guest memory from address 0 on; the rest is zero
+ * libFuzzer's target for csrc/ring.c: what must hold of every chain, whatever the driver does. Each
+ * input is a case of case.h; a step of its script is a byte, what in the low three bits and a
+ * number in the others.
  */
-#include <assert.h>
-#include <stddef.h>
 #include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
 
 #include "../ring.h"
+#include "case.h"
 
-enum { HEADER = 28, REGION = 0x10000, PUMP = 8 };
-static const uint64_t HIGH = 1ull << 32; /* where the second region is */
-
-/* A step is a byte: what in its low three bits, a number in the others. */
+enum { PUMP = 8 }; /* chains that a PUMPED step takes at most */
 enum { POP, PUSH, PUBLISH, SUPPRESS, ALLOW, POKE, PUMPED, RESET };
 
 struct held {
@@ -30,9 +17,6 @@ struct held {
     uint32_t written;
 };
 
-static uint8_t *ram[2];
-static struct pv_queue queue;
-static struct pv_chain chain;
 static struct held held[PV_QUEUE_MAX];
 static unsigned holding;
 static volatile uint8_t sink;
@@ -40,16 +24,6 @@ static volatile uint8_t sink;
 static void check_error(int result)
 {
     assert(result < 0 && -result < PV_RING_ERRORS && queue.error == -result);
-}
-
-static int inside(const struct pv_buffer *buffer)
-{
-    for (int i = 0; i < 2; i++) {
-        uintptr_t offset = (uintptr_t)buffer->base - (uintptr_t)ram[i];
-        if (offset < REGION && buffer->length <= REGION - offset)
-            return 1;
-    }
-    return 0;
 }
 
 /* What must hold of every chain; then use it as a device does: read it, and write `wanted` bytes.
@@ -64,7 +38,7 @@ static uint32_t use_chain(uint32_t wanted)
     assert(queue.packed || chain.head < queue.size);
     for (uint32_t i = 0; i < chain.readable + chain.writable; i++) {
         const struct pv_buffer *buffer = &chain.buffers[i];
-        assert(buffer->length > 0 && inside(buffer));
+        assert(buffer->length > 0 && inside(buffer->base, buffer->length));
         total += buffer->length;
         if (i < chain.readable) {
             sink = buffer->base[0] ^ buffer->base[buffer->length - 1];
@@ -179,30 +153,13 @@ static int step(const uint8_t *script, size_t left)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    for (int i = 0; i < 2; i++)
-        if (!ram[i] && !(ram[i] = malloc(REGION)))
-            abort();
-    if (size < HEADER || size < HEADER + (size_t)data[1] || size > HEADER + data[1] + REGION)
+    size_t length;
+    const uint8_t *script = load_case(data, size, &length);
+
+    if (!script)
         return -1;
-    memset(&queue, 0, sizeof(queue));
-    queue.memory.count = 2;
-    for (int i = 0; i < 2; i++)
-        queue.memory.regions[i] = (struct pv_region){i ? HIGH : 0, REGION, ram[i]};
-    queue.packed = data[0] & 1;
-    queue.event_idx = data[0] >> 1 & 1;
-    queue.indirect = data[0] >> 2 & 1;
-    memcpy(&queue.size, data + 2, 2);
-    memcpy(&queue.descriptor_area, data + 4, 8);
-    memcpy(&queue.driver_area, data + 12, 8);
-    memcpy(&queue.device_area, data + 20, 8);
-
-    size_t image = size - HEADER - data[1];
-    memcpy(ram[0], data + HEADER + data[1], image);
-    memset(ram[0] + image, 0, REGION - image);
-    memset(ram[1], 0, REGION);
-
     int taken = start();
-    for (size_t at = 0; taken >= 0 && at < data[1]; at += (size_t)taken)
-        taken = step(data + HEADER + at, data[1] - at);
+    for (size_t at = 0; taken >= 0 && at < length; at += (size_t)taken)
+        taken = step(script + at, length - at);
     return 0;
 }
