@@ -43,8 +43,11 @@ class BackEnd(Protocol):
     def explain(self, clause: str) -> str:
         """Why it failed, in a sentence: in its own words if it left any, or with `clause`."""
 
+    def disconnect(self) -> None:
+        """The connection is closed: end what was started for it. May be called twice."""
+
     def close(self) -> None:
-        """Take back what `connect` did on the host; it may be called again."""
+        """Release what is kept between connections."""
 
 
 class VhostUserDevice(VirtioDevice):
@@ -69,7 +72,7 @@ class VhostUserDevice(VirtioDevice):
         self.back_end = back_end
         self.config = b""
         self._config_size = config_size
-        self._link: VhostUser | None = None
+        self.link: VhostUser | None = None
         self._channel: Channel | None = None
         self._rings: dict[int, Ring] = {}  # those in use, also while it is quiesced
         self._inflight: Inflight | None = None  # the back end's record of what it works on
@@ -105,6 +108,7 @@ class VhostUserDevice(VirtioDevice):
     def _release(self) -> None:
         self.deactivate()
         self._disconnect()
+        self.back_end.close()
 
     def read_config(self) -> bytes:
         """See VirtioDevice."""
@@ -116,7 +120,7 @@ class VhostUserDevice(VirtioDevice):
         """Connect to a back end. Raises HostError; `_disconnect` afterwards."""
         connection = self.back_end.connect()
         try:
-            link = self._link = VhostUser(connection)
+            link = self.link = VhostUser(connection)
         except BackEndError:
             connection.close()
             raise
@@ -124,7 +128,7 @@ class VhostUserDevice(VirtioDevice):
         if link.has(vhost.PROTOCOL_F_BACKEND_REQ) and self._config_size:
             self._channel = link.open_channel()
             self.worker.loop.watch(self._channel.socket.fileno(), self._asked)
-        self._refresh_config(link)
+        self._read_config(link)
         return link
 
     def _disconnect(self) -> None:
@@ -132,37 +136,33 @@ class VhostUserDevice(VirtioDevice):
             self.worker.loop.unwatch(self._channel.socket.fileno())
             self._channel.close()
             self._channel = None
-        if self._link is not None:
-            self.worker.loop.unwatch(self._link.socket.fileno())
-            self._link.close()
-            self._link = None
-        self.back_end.close()
+        if self.link is not None:
+            self.worker.loop.unwatch(self.link.socket.fileno())
+            self.link.close()
+            self.link = None
+        self.back_end.disconnect()
 
     def _explain(self, error: HostError) -> str:
         return self.back_end.explain(str(error)) if isinstance(error, BackEndError) else str(error)
 
     def _hung_up(self) -> None:
         """The connection is readable when no answer is due: it has ended, or makes no sense."""
-        self._lost(BackEndError("it has hung up"))
+        self.lost(BackEndError("it has hung up"))
 
     def _asked(self) -> None:
         """The back end asks for something on its own channel."""
-        assert self._link is not None
+        assert self.link is not None
         assert self._channel is not None
         try:
             self._channel.take_config_change()
-            self._refresh_config(self._link)
+            self._read_config(self.link)
             self.transport.config_changed()
         except BackEndError as error:
-            self._lost(error)
+            self.lost(error)
 
-    def _refresh_config(self, link: VhostUser) -> None:
+    def _read_config(self, link: VhostUser) -> None:
         if self._config_size:
-            self.config = self.amend_config(link.get_config(self._config_size))
-
-    def amend_config(self, config: bytes) -> bytes:
-        """What the driver is to see of the back end's configuration space."""
-        return config
+            self.config = link.get_config(self._config_size)
 
     # ---- life ----
 
@@ -191,7 +191,7 @@ class VhostUserDevice(VirtioDevice):
         except QueueError as error:
             self.fail(error)
         except HostError as error:
-            self._lost(error)
+            self.lost(error)
 
     def _stop(self) -> None:
         self._halt()
@@ -210,7 +210,7 @@ class VhostUserDevice(VirtioDevice):
 
     def _start(self) -> None:
         """Hand the rings to a back end, the first or another. Raises HostError or QueueError."""
-        link = self._link or self._connect()
+        link = self.link or self._connect()
         if missing := self.negotiated & ~link.features:
             raise BackEndError(f"it lacks the features {missing:#x}, which the driver uses")
         self._keep_record(link)
@@ -264,12 +264,12 @@ class VhostUserDevice(VirtioDevice):
         if self._journals is not None:
             for ring in self._rings.values():
                 self.worker.loop.unwatch(ring.doorbell)
-        if not working or self._link is None:
+        if not working or self.link is None:
             return
         try:
-            self._drain({index: self._link.stop_ring(index) for index in self._rings})
+            self._drain({index: self.link.stop_ring(index) for index in self._rings})
         except BackEndError as error:
-            self._lost(error)
+            self.lost(error)
 
     def _drain(self, bases: dict[int, int]) -> None:
         """Wait until all that the back end took from its stopped rings is answered.
@@ -289,7 +289,7 @@ class VhostUserDevice(VirtioDevice):
 
     # ---- its death ----
 
-    def _lost(self, error: HostError) -> None:
+    def lost(self, error: HostError) -> None:
         """The connection is of no more use: say so, and find another if there is work."""
         reason = self._explain(error)
         self._disconnect()
@@ -316,7 +316,7 @@ class VhostUserDevice(VirtioDevice):
     def _replace(self) -> None:
         """Find another back end, or try again a little later."""
         self._retry = None
-        config = self.config
+        config = self.read_config()
         try:
             self._start()
         except QueueError as error:
@@ -331,7 +331,7 @@ class VhostUserDevice(VirtioDevice):
                 self._retry = self.worker.loop.call_at(when, self._replace)
         else:
             log.info("%s: another back end goes on", self.name)
-            if self.config != config:
+            if self.read_config() != config:
                 self.transport.config_changed()
 
     def _give_up(self, reason: str) -> None:
