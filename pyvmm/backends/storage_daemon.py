@@ -52,6 +52,7 @@ class StorageDaemon:
         self._queues = queues
         self._overlay: int | None = None  # the descriptor of a snapshot's changes
         self._process: subprocess.Popen[bytes] | None = None
+        self._said: list[str] = []  # its options, which its messages repeat
         self._messages = -1  # where it says what is wrong
 
     def connect(self) -> socket.socket:
@@ -60,13 +61,14 @@ class StorageDaemon:
             self._overlay = _make_overlay(self._image)
         program = _find(PROGRAM)
         listener, connection = _make_sockets()
+        self._said = self._options(listener.fileno())
         fds = [listener.fileno()] + ([] if self._overlay is None else [self._overlay])
         self._messages, messages = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         try:
             self._process = subprocess.Popen(
                 [
                     *(_find("setpriv"), "--pdeathsig", "TERM", "--no-new-privs", "--"),
-                    *(program, *self._options(listener.fileno())),
+                    *(program, *self._said),
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=messages,
@@ -117,7 +119,7 @@ class StorageDaemon:
         os.close(self._messages)
         if ended is not None and ended < 0:
             return f"{PROGRAM} was killed by signal {-ended}"
-        return _shorten(words)
+        return _shorten(words, self._said)
 
     def _options(self, listener: int) -> list[str]:
         import json
@@ -202,15 +204,16 @@ def _make_overlay(image: Image) -> int:
     )
     if made.returncode:
         os.close(fd)
-        raise HostError(f"{image.path}: {_shorten(made.stderr)}")
+        raise HostError(f"{image.path}: {_shorten(made.stderr, [])}")
     return fd
 
 
-def _shorten(words: str) -> str:
+def _shorten(words: str, options: list[str]) -> str:
     """The last message, without the program's name and the option that it is about."""
     for name in (f"{PROGRAM}: ", "qemu-img: "):
         words = words.rpartition(name)[2]
-    words = words.partition("}: ")[2] or words
-    if 'Failed to get "' in words and "lock" in words:  # of QEMU's locks on images
+    for option in options:
+        words = words.rpartition(f"{option}: ")[2]
+    if "Is another process using the image" in words:
         return "it must not be in use by another program"
     return " ".join(words.split())

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import struct
 
+from pyvmm.errors import MemoryAccessError
 from pyvmm.virtio import blk_spec as spec
 from pyvmm.virtio import virtio_spec
 from pyvmm.virtio.vhost_user import BackEndError, VhostUser
 from pyvmm.virtio.vhost_user_device import BackEnd, VhostUserDevice
+from pyvmm.virtio.virtqueue import QueueError, Ring
 
 FEATURES = (
     spec.F_SIZE_MAX
@@ -73,6 +75,19 @@ class VhostUserBlk(VhostUserDevice):
             self.writeback = False
         if link.features & spec.F_CONFIG_WCE:
             link.set_config(spec.CONFIG_WRITEBACK, bytes([self.writeback]))
+
+    def kind(self, ring: Ring, head: int) -> str:
+        """See VhostUserDevice. What the driver makes of it afterwards is its own loss."""
+        descriptor = ring.descriptor_area + head * virtio_spec.DESC_SIZE
+        try:
+            if self.memory.u16(descriptor + virtio_spec.DESC_FLAGS) & virtio_spec.DESC_F_INDIRECT:
+                descriptor = self.memory.u64(descriptor)
+            request = self.memory.u32(self.memory.u64(descriptor))
+        except MemoryAccessError as error:
+            raise QueueError(f"a block request is not in RAM: {error} (§2.7.5)") from None
+        if request == spec.T_FLUSH:
+            return "flush"
+        return "" if request in (spec.T_IN, spec.T_GET_ID) or not self.writeback else "write"
 
     def _pass_cache_mode(self) -> None:
         if self.link is None:  # `configure` will tell the next one

@@ -11,6 +11,7 @@ import os
 import socket
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 
 from pyvmm.errors import HostError
@@ -77,6 +78,7 @@ class VhostUserDevice(VirtioDevice):
         self._rings: dict[int, Ring] = {}  # those in use, also while it is quiesced
         self._inflight: Inflight | None = None  # the back end's record of what it works on
         self._journals: Journals | None = None  # ours, if it has none
+        self._unsafe = 0  # writes of before that may be lost if the back end dies
         self._working = False  # a back end has the rings, or one is looked for
         self._replaced = False  # one has died since the driver set the device up
         self._deadline = 0.0  # for finding another (CLOCK_MONOTONIC)
@@ -196,6 +198,9 @@ class VhostUserDevice(VirtioDevice):
     def _stop(self) -> None:
         self._halt()
         if self._journals is not None:
+            with suppress(QueueError):  # what the driver spoilt there is its own loss
+                self._journals.settle()
+            self._unsafe = self._journals.unsafe
             self._journals.close()
             self._journals = None
         if self._inflight is not None:
@@ -207,6 +212,10 @@ class VhostUserDevice(VirtioDevice):
 
     def configure(self, link: VhostUser) -> None:
         """Set what is the device's own, for the features in `negotiated`. Raises BackEndError."""
+
+    def kind(self, ring: Ring, head: int) -> str:
+        """Of a request: `"write"` if it may be lost until a `"flush"`. Raises QueueError."""
+        return ""
 
     def _start(self) -> None:
         """Hand the rings to a back end, the first or another. Raises HostError or QueueError."""
@@ -237,7 +246,8 @@ class VhostUserDevice(VirtioDevice):
             if link.has(vhost.PROTOCOL_F_INFLIGHT_SHMFD):
                 self._inflight = link.get_inflight(len(self.queue_sizes), max(self.queue_sizes))
             elif self.negotiated & spec.F_EVENT_IDX:
-                self._journals = Journals(self.memory, list(self._rings.values()))
+                rings = list(self._rings.values())
+                self._journals = Journals(self.memory, rings, self.kind, self._unsafe)
         if self._inflight is not None:
             link.set_inflight(self._inflight)
 
@@ -294,24 +304,39 @@ class VhostUserDevice(VirtioDevice):
         reason = self._explain(error)
         self._disconnect()
         if not self._working:
-            log.warning("%s: %s", self.name, reason)
-        elif self._replaced:
-            self._give_up(f"{reason}, for the second time")
-        elif not self._is_known_what_is_out():
-            self._give_up(f"{reason}, and nobody knows what it was doing")
-        else:
-            log.warning("%s: %s; another is to go on in its place", self.name, reason)
-            self._replaced = True
-            self._deadline = time.monotonic() + RETURN_SECONDS
-            self._replace()
+            log.warning("%s: %s%s", self.name, reason, self._loss(self._unsafe))
+            self._unsafe = 0
+            return
+        try:
+            obstacle = self._obstacle()
+        except QueueError as broken:
+            self.fail(broken)
+            return
+        if obstacle:
+            self._give_up(reason + obstacle)
+            return
+        log.warning("%s: %s; another is to go on in its place", self.name, reason)
+        self._replaced = True
+        self._deadline = time.monotonic() + RETURN_SECONDS
+        self._replace()
 
-    def _is_known_what_is_out(self) -> bool:
-        if self._inflight is not None or self._journals is not None:
-            return True
-        return all(
+    def _obstacle(self) -> str:
+        """Why no other can go on where the last back end was. Raises QueueError."""
+        if self._replaced:
+            return ", again"
+        if self._journals is not None:
+            self._journals.settle()
+            return self._loss(self._journals.unsafe)
+        if self._inflight is not None or all(
             self.memory.u16(ring.driver_area + spec.RING_INDEX_OFFSET) == self._used_index(ring)
             for ring in self._rings.values()
-        )
+        ):
+            return ""
+        return ", and nobody knows what it was doing"
+
+    @staticmethod
+    def _loss(unsafe: int) -> str:
+        return ", and writes may be lost that the guest had not flushed" if unsafe else ""
 
     def _replace(self) -> None:
         """Find another back end, or try again a little later."""
@@ -337,4 +362,5 @@ class VhostUserDevice(VirtioDevice):
     def _give_up(self, reason: str) -> None:
         log.warning("%s: %s; it does nothing until its driver resets it", self.name, reason)
         self._stop()
+        self._unsafe = 0  # the driver is told
         self.transport.needs_reset()
