@@ -32,6 +32,8 @@ need e2fsprogs "mke2fs" command -v mke2fs
 need kmod "depmod" command -v depmod
 need mmdebstrap "mmdebstrap" command -v mmdebstrap
 need apt "apt-get" command -v apt-get
+need qemu-system-common "qemu-storage-daemon" command -v qemu-storage-daemon
+need qemu-utils "qemu-img" command -v qemu-img
 if [ "${1-}" = bench ]; then
 	need qemu-system-x86 "qemu-system-x86_64" command -v qemu-system-x86_64
 fi

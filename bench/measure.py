@@ -16,7 +16,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
+Sample = TypeVar("Sample")
 TREE = Path(__file__).resolve().parents[1]
 ARTEFACTS = TREE / "build/bench"
 RESULTS = TREE / "bench/results"
@@ -86,13 +88,13 @@ def time_to(subject: Subject, pattern: bytes) -> float:
 
 
 def in_turn(
-    subjects: Sequence[Subject], sample: Callable[[Subject], float], rounds: int = ROUNDS
-) -> tuple[dict[str, list[float]], dict[str, str]]:
+    subjects: Sequence[Subject], sample: Callable[[Subject], Sample], rounds: int = ROUNDS
+) -> tuple[dict[str, list[Sample]], dict[str, str]]:
     """Take one sample of every subject, `rounds` times; samples by name, and who is broken, how.
 
     Taking turns lets whatever else the machine does meet every subject alike.
     """
-    samples: dict[str, list[float]] = {subject.name: [] for subject in subjects}
+    samples: dict[str, list[Sample]] = {subject.name: [] for subject in subjects}
     broken: dict[str, str] = {}
     for _ in range(rounds):
         for subject in subjects:

@@ -1,6 +1,6 @@
 """Measure pyvmm beside its peers, print the tables and keep them under bench/results/.
 
-python bench/run.py [start] [boot] [exits] [resident]; all of them if none is named.
+python bench/run.py [start] [boot] [exits] [disk] [resident]; all of them if none is named.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import compileall
 import json
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import exits
 import peers
@@ -17,24 +18,35 @@ import start
 from measure import TREE, Report, keep
 
 
-def boot(missing: dict[str, str]) -> list[Report]:
-    """The boot of a real kernel, in the nested host."""
+def in_nested_host(script: str) -> Any:
+    """What a script of bench/, run in the nested host, prints at last, as JSON."""
     sys.path.insert(0, str(TREE / "tests/nested"))
     import rig
 
     with rig.start() as host:
-        status, output = host.run(["python3", "bench/boot.py"], timeout=3600)
+        status, output = host.run(["python3", f"bench/{script}"], timeout=3600)
     if status:
-        raise SystemExit(f"bench/boot.py failed in the nested host:\n{output}")
-    samples, broken = json.loads(output.splitlines()[-1])
+        raise SystemExit(f"bench/{script} failed in the nested host:\n{output}")
+    return json.loads(output.splitlines()[-1])
+
+
+def boot(missing: dict[str, str]) -> list[Report]:
+    """The boot of a real kernel."""
+    samples, broken = in_nested_host("boot.py")
     title = "exec to /init of Debian's cloud kernel, in the nested host"
     return [Report(title, "s", samples, missing | broken)]
+
+
+def disk() -> list[Report]:
+    """Disks under a real kernel, and Debian's way to its login."""
+    return [Report(*table) for table in in_nested_host("disk.py")]
 
 
 SECTIONS: dict[str, Callable[[dict[str, str]], list[Report]]] = {
     "start": start.measure,
     "boot": boot,
     "exits": lambda missing: exits.measure(),
+    "disk": lambda missing: disk(),
     "resident": resident.measure,
 }
 

@@ -8,18 +8,21 @@ enum pv_ring_limits {
     PV_QUEUE_MAX = 1024, /* entries of a queue, and so buffers of a chain (VIRTIO 1.2 §2.7.5) */
 };
 
-/* What the driver did wrong; the reasons are spelled out in pyvmm/virtio/native_queue.py. */
+/* What the driver did wrong, and what is in `fault` then; native_queue.py spells it out. */
 enum pv_ring_error {
     PV_RING_OK,
     PV_RING_SIZE,     /* a queue size that is 0, too large, or for a split ring no power of two */
     PV_RING_AREA,     /* an area that is misaligned or not wholly in RAM */
-    PV_RING_INDEX,    /* the available index is further ahead than the queue is long */
-    PV_RING_HEAD,     /* a descriptor index outside the table */
-    PV_RING_LOOP,     /* a chain longer than the queue, as a loop is */
-    PV_RING_BUFFER,   /* a buffer that is not wholly in RAM */
+    PV_RING_INDEX,    /* more chains available and in flight than the queue is long: the index */
+    PV_RING_HEAD,     /* a descriptor outside its table: its index, how many the table has */
+    PV_RING_LOOP,     /* a chain longer than the queue, as a loop is: the queue's size */
+    PV_RING_TAKEN,    /* packed: a chain that goes on over descriptors that are in flight */
+    PV_RING_BUFFER,   /* a buffer that is not wholly in RAM: its address and length */
     PV_RING_ORDER,    /* a readable buffer after a writable one */
-    PV_RING_INDIRECT, /* an indirect table that may not be here, of an odd length, or empty */
     PV_RING_LENGTH,   /* a chain of more than 2^32 - 1 bytes */
+    PV_RING_INDIRECT, /* an indirect table that was not negotiated, is nested, or not the last */
+    PV_RING_TABLE,    /* one that is empty, longer than the queue or of an odd length: its length */
+    PV_RING_OUTSIDE,  /* one that is not wholly in RAM: its address and length */
     PV_RING_ERRORS,
 };
 
@@ -50,9 +53,9 @@ struct pv_chain {
     struct pv_buffer buffers[1024]; /* PV_QUEUE_MAX */
 };
 
-/* The device's side of one queue. One thread at a time; Python sees the first part only. */
+/* The device's side of one queue, for one thread at a time. The caller sets the first part. */
 struct pv_queue {
-    struct pv_memory *memory;
+    struct pv_memory memory;
     uint64_t descriptor_area; /* guest-physical, as are the next two */
     uint64_t driver_area;
     uint64_t device_area;
@@ -60,22 +63,25 @@ struct pv_queue {
     uint8_t packed;    /* negotiated: VIRTIO_F_RING_PACKED */
     uint8_t event_idx; /* negotiated: VIRTIO_F_EVENT_IDX */
     uint8_t indirect;  /* negotiated: VIRTIO_F_INDIRECT_DESC */
-    uint8_t suppressed;
 
     uint16_t next_avail; /* split: index of the next available entry; packed: position */
     uint16_t next_used;
-    uint16_t signalled; /* the used index up to which the driver has been told */
     uint8_t avail_wrap; /* packed: the wrap counters */
     uint8_t used_wrap;
-    uint8_t told;    /* `signalled` is valid: the driver has been told at least once */
-    uint16_t pushed; /* chains pushed and not yet published */
+    uint16_t in_flight; /* popped and not pushed: split: chains, packed: descriptors */
+    uint16_t pushed;    /* pushed and not published, likewise */
+    uint16_t first;     /* packed: where the first unpublished one is, and its flags, held back */
+    uint16_t first_flags;
+
+    uint64_t fault[2]; /* what belongs to `error` */
+    int error;         /* the last enum pv_ring_error that a function returned */
 
     uint8_t *descriptors; /* the three areas in host memory, after pv_queue_open */
     uint8_t *driver;
     uint8_t *device;
 };
 
-/* Check the areas and start at the beginning of the ring; an enum pv_ring_error. */
+/* Check the areas and start at the beginning of the ring: 0, or -enum pv_ring_error. */
 int pv_queue_open(struct pv_queue *queue);
 
 /* The next available chain: 1 with `chain` filled, 0 if there is none, or -enum pv_ring_error. */

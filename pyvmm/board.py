@@ -13,14 +13,12 @@ from functools import partial
 from pyvmm import layout
 from pyvmm.boot import acpi, start
 from pyvmm.boot.entry import Entry
-from pyvmm.bus import Bus
+from pyvmm.bus import Bus, Device
 from pyvmm.config import MachineConfig
-from pyvmm.devices import acpi_pm_spec, debugexit, i8042_spec, pci, rtc_spec, serial_spec
+from pyvmm.devices import acpi_pm_spec, debugexit, i8042_spec, rtc_spec, serial_spec
 from pyvmm.devices.acpi_pm import AcpiPm
 from pyvmm.devices.debugexit import DebugExit
-from pyvmm.devices.device import Device
 from pyvmm.devices.i8042 import I8042
-from pyvmm.devices.pci import HostBridge, PciRoot
 from pyvmm.devices.postcode import DebugConsole, PostCode
 from pyvmm.devices.pvpanic import PvPanic
 from pyvmm.devices.rtc import Rtc
@@ -36,8 +34,13 @@ from pyvmm.kvm.vm import IRQCHIPS
 from pyvmm.log import Log
 from pyvmm.loop import Loop
 from pyvmm.memory import GuestMemory
-from pyvmm.typed import Any
+from pyvmm.pci.function import HostBridge
+from pyvmm.pci.root import MEMORY_WINDOW, PciRoot
+from pyvmm.typed import TYPE_CHECKING, Any
 from pyvmm.value import Value
+
+if TYPE_CHECKING:
+    from pyvmm.virtio.device import VirtioDevice
 
 log = Log(__name__)
 
@@ -52,6 +55,9 @@ class Callbacks(Value):
     debug_exit: Callable[[int], object]
     panicked: Callable[[], object]
     output: Callable[[int, bytes], object]  # what serial port 0 or 1 sends
+    stop: Callable[
+        [str], Callable[[], object]
+    ]  # pause for a reason until what it returns is called
 
 
 class Board:
@@ -75,7 +81,10 @@ class Board:
             self.kvm.require(*REQUIRED)
             self._check_limits()
             self.memory = GuestMemory(
-                config.memory_size, hugepages=config.hugepages, prealloc=config.prealloc
+                config.memory_size,
+                shared=any(what.shares_memory for what in config.devices),
+                hugepages=config.hugepages,
+                prealloc=config.prealloc,
             )
             stack.callback(self.memory.close)
             self.vm: Vm = stack.enter_context(self.kvm.create_vm())
@@ -83,6 +92,9 @@ class Board:
             self._make_interrupt_controllers()
             self._make_buses(stack)
             self._make_devices(backends)
+            self._make_virtio(stack)
+            for device in self.devices:
+                device.reset()
             self.vcpus: list[Vcpu] = []
             for index in range(config.cpus):
                 self.vcpus.append(stack.enter_context(self.vm.create_vcpu(index)))
@@ -165,13 +177,19 @@ class Board:
             width=4,
         )
         self._add(PvPanic("pvpanic", on.panicked), (layout.PVPANIC_PORT, 1))
-        windows = [pci.MEMORY_WINDOW, _span(self.pci_window64)]
+        windows = [MEMORY_WINDOW, _span(self.pci_window64)]
         self.pci = PciRoot("PCI", on.reset, windows)
         self.pci.add(0, HostBridge())
+
+    def _make_virtio(self, stack: ExitStack) -> None:
+        self.virtio: dict[str, VirtioDevice] = {}
+        self.virtio_mmio: list[tuple[int, int]] = []  # base and GSI of each transport
+        if self.config.devices:
+            from pyvmm.wiring import plug_all
+
+            plug_all(self, stack)
         self.pci.claim(self.pio, self.mmio)
         self.devices.append(self.pci)
-        for device in self.devices:
-            device.reset()
 
     def _line(self, gsi: int) -> GsiLine:
         return GsiLine(self.vm, gsi)
@@ -212,6 +230,7 @@ class Board:
                 cpus=self.config.cpus,
                 com_ports=tuple(range(len(self.serials))),
                 pci_window64=self.pci_window64,
+                virtio_mmio=tuple(self.virtio_mmio),
             ),
         )
         self.memory.write(layout.ACPI_TABLES, tables)
@@ -226,11 +245,16 @@ class Board:
             return builtin.load(self.memory)
         from pyvmm.boot import image
 
-        self.cmdline = image.DEFAULT_CMDLINE if what.cmdline is None else what.cmdline
+        cmdline = what.cmdline
+        if self.virtio_mmio and "acpi=off" in (cmdline or "").split():
+            from pyvmm.wiring import command_line
+
+            cmdline = f"{cmdline}{command_line(self.virtio_mmio)}"
+        self.cmdline = image.DEFAULT_CMDLINE if cmdline is None else cmdline
         return image.load(
             os.fspath(what.kernel),
             self.memory,
-            cmdline=what.cmdline,
+            cmdline=cmdline,
             initrds=what.initrds,
             rsdp=layout.ACPI_TABLES,
             kaslr=what.kaslr,

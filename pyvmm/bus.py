@@ -12,29 +12,12 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from pyvmm.errors import UsageError
 from pyvmm.log import Log
-from pyvmm.typed import Protocol
 
 log = Log(__name__)
-
-
-class Device(Protocol):
-    """What a bus needs of a device. All three are called with `lock` held, on any thread."""
-
-    name: str
-    lock: threading.Lock
-
-    def read(self, offset: int, size: int) -> int:
-        """Answer a read of `size` bytes at register `offset`."""
-
-    def write(self, offset: int, size: int, value: int) -> None:
-        """Take a write of `size` bytes at register `offset`."""
-
-    def posted(self, offset: int, data: bytes) -> None:
-        """Take one-byte writes of `offset` that the exit loop queued, oldest first."""
 
 
 class Window:
@@ -62,6 +45,34 @@ class Window:
         """Hand the device what is queued; the bus calls it before every other access."""
 
 
+class Device:
+    """A device with registers on a bus.
+
+    `read`, `write` and `posted` are called with `lock` held, on any thread. A device that is
+    called back otherwise (a timer, a back end) takes `lock` itself.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.lock = threading.Lock()
+        self.window = Window()  # replaced by the one of the device's claim, if it uses it
+
+    def reset(self) -> None:
+        """Put every register to its power-on value; called while no vCPU runs."""
+
+    def read(self, offset: int, size: int) -> int:
+        """Answer a read of `size` bytes at register `offset`; all ones where nothing is."""
+        return (1 << 8 * size) - 1
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        """Take a write of `size` bytes at register `offset`; ignored where nothing is."""
+
+    def posted(self, offset: int, data: bytes) -> None:
+        """Take one-byte writes of `offset` that the exit loop queued, oldest first."""
+        for value in data:
+            self.write(offset, 1, value)
+
+
 class Claim:
     """One claimed range: `size` bytes from `base`, answered by `device`."""
 
@@ -79,7 +90,7 @@ class Claim:
 
 
 class Bus:
-    """Ports or memory-mapped registers. Claims are made before the vCPUs run."""
+    """Ports or memory-mapped registers."""
 
     def __init__(
         self,
@@ -88,13 +99,14 @@ class Bus:
     ) -> None:
         self.name = name
         self._make_window = make_window
-        self._bases: list[int] = []
-        self._claims: list[Claim] = []
+        # The bases and their claims, in order: replaced as a whole, as vCPUs read them unlocked.
+        self._map: tuple[tuple[int, ...], tuple[Claim, ...]] = ((), ())
+        self._changing = threading.Lock()
 
     @property
     def claims(self) -> tuple[Claim, ...]:
         """All claims, by address."""
-        return tuple(self._claims)
+        return self._map[1]
 
     def claim(
         self, base: int, size: int, device: Device, *, offset: int = 0, width: int = 1
@@ -104,28 +116,47 @@ class Bus:
         `width` is the widest access that the device takes: 1, 2, 4 or 8 bytes.
         Raises UsageError if another device has any of it.
         """
-        at = bisect_right(self._bases, base)
-        for other in self._claims[max(at - 1, 0) : at + 1]:
-            if base < other.end and other.base < base + size:
-                raise UsageError(
-                    f"{device.name} at {self.name} {base:#x} overlaps {other.device.name} "
-                    f"at {other.base:#x}"
-                )
         window = Window()
         if self._make_window is not None:
             window = self._make_window(self, base, device, offset)
-        self._bases.insert(at, base)
-        self._claims.insert(at, Claim(base, size, device, offset, width, window))
+        self._insert(Claim(base, size, device, offset, width, window))
         return window
+
+    def place(self, base: int, size: int, device: Device, *, width: int = 1) -> None:
+        """Claim what may be taken away again, and hence has no window. Any thread.
+
+        Raises UsageError if another device has any of it.
+        """
+        self._insert(Claim(base, size, device, 0, width, Window()))
+
+    def remove(self, base: int) -> None:
+        """Take away what was placed at `base`. Any thread; one that is in the device goes on."""
+        with self._changing:
+            self._replace(claim for claim in self.claims if claim.base != base)
+
+    def _insert(self, claim: Claim) -> None:
+        with self._changing:
+            for other in self.claims:
+                if claim.base < other.end and other.base < claim.end:
+                    raise UsageError(
+                        f"{claim.device.name} at {self.name} {claim.base:#x} overlaps "
+                        f"{other.device.name} at {other.base:#x}"
+                    )
+            self._replace((*self.claims, claim))
+
+    def _replace(self, claims: Iterable[Claim]) -> None:
+        ordered = tuple(sorted(claims, key=lambda claim: claim.base))
+        self._map = tuple(claim.base for claim in ordered), ordered
 
     # In both, an access is passed on as it is if no bit below its size is set, neither in the
     # register's offset nor in the size itself: what is left of one that was split may be 3 bytes.
 
     def read(self, address: int, size: int) -> int:
         """Answer a guest's read of `size` bytes at `address`. Any thread."""
-        at = bisect_right(self._bases, address) - 1
+        bases, claims = self._map
+        at = bisect_right(bases, address) - 1
         if at >= 0:
-            claim = self._claims[at]
+            claim = claims[at]
             if (
                 size <= claim.width
                 and address + size <= claim.end
@@ -146,9 +177,10 @@ class Bus:
 
     def write(self, address: int, size: int, value: int) -> None:
         """Take a guest's write of `size` bytes at `address`. Any thread."""
-        at = bisect_right(self._bases, address) - 1
+        bases, claims = self._map
+        at = bisect_right(bases, address) - 1
         if at >= 0:
-            claim = self._claims[at]
+            claim = claims[at]
             if (
                 size <= claim.width
                 and address + size <= claim.end

@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
-import argparse
 import gc
 import os
-import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
-from pyvmm.config import ENTRIES, SERIAL_KINDS, Linux, MachineConfig, check_serial, load_toml
+from pyvmm.config import (
+    ENTRIES,
+    SERIAL_KINDS,
+    TRANSPORTS,
+    Linux,
+    MachineConfig,
+    check_serial,
+    load_toml,
+)
 from pyvmm.ends import DebugExit, Quit
 from pyvmm.errors import PyvmmError, UsageError
-from pyvmm.typed import TYPE_CHECKING, Any, NoReturn
+from pyvmm.options import Arguments, Parser
+from pyvmm.typed import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pyvmm.machine import Machine
+    import signal
 
-WIDTH = 96  # of help texts; to ask for the terminal's, argparse imports shutil at every start
+    from pyvmm.machine import Machine
+else:
+    import _signal as signal  # `signal` is this with enums, which cost a start 2 ms
+
 SETUP_ERROR, WRONG_USAGE = 1, 2
 INTERRUPTED = 128 + signal.SIGINT  # as a shell tells of a program that a signal ended
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
@@ -30,8 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; its exit status."""
     gc.disable()  # until the machine runs: a start makes no garbage, and looking for it costs 3 ms
     _open_standard_files()
-    args = _parser().parse_args(argv)
     try:
+        args = _parser().parse_args(sys.argv[1:] if argv is None else argv)
         status = int(args.command(args))
         sys.stdout.flush()
         return status
@@ -67,27 +77,10 @@ def _tell(text: str) -> None:
         print(text, file=sys.stderr)
 
 
-class _Formatter(argparse.HelpFormatter):
-    def __init__(self, prog: str) -> None:
-        super().__init__(prog, width=WIDTH)
-
-
-class _Parser(argparse.ArgumentParser):
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(formatter_class=_Formatter, **settings)
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(WRONG_USAGE, f"{self.prog}: {message}\n")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="pyvmm", description="Run an unmodified x86-64 operating system on KVM.")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
-
-    run = commands.add_parser("run", help="run a guest; without a KERNEL, the built-in one")
-    run.set_defaults(command=_run)
-    add = run.add_argument
-    add("kernel", nargs="?", metavar="KERNEL", help="bzImage, vmlinux or Multiboot image")
+def _parser() -> Parser:
+    parser = Parser("pyvmm", "Run an unmodified x86-64 operating system on KVM.")
+    add = parser.command("run", "run a guest; without a KERNEL, the built-in one", _run).add
+    add("kernel", metavar="KERNEL", help="bzImage, vmlinux or Multiboot image")
     add("--initrd", action="append", metavar="FILE", help="may be repeated")
     add("--append", metavar="STR", help="the kernel's command line [console=ttyS0]")
     add("--memory", metavar="SIZE", help="as 512M or 4G [512M]")
@@ -95,26 +88,24 @@ def _parser() -> argparse.ArgumentParser:
     add("--cpu", metavar="MODEL", help="host, or host,-FEATURE,... [host]")
     add("--disk", action="append", metavar="PATH[,...]", help="vda, vdb, ...: see docs/disks.md")
     add("--serial", action="append", metavar="KIND", help=f"COM1, COM2: {', '.join(SERIAL_KINDS)}")
-    add("--no-reboot", action="store_true", default=None, help="end when the guest resets itself")
-    add("--kaslr", action="store_true", default=None, help="let a bzImage unpack itself")
+    add("--no-reboot", action="store_true", help="end when the guest resets itself")
+    add("--kaslr", action="store_true", help="let a bzImage unpack itself")
     add("--entry", choices=ENTRIES, help="the boot protocol, where an image has several [auto]")
-    add("--hugepages", action="store_true", default=None, help="RAM from the hugetlb pool")
-    add("--prealloc", action="store_true", default=None, help="allocate all RAM at once")
+    add("--hugepages", action="store_true", help="RAM from the hugetlb pool")
+    add("--prealloc", action="store_true", help="allocate all RAM at once")
+    add("--transport", choices=TRANSPORTS, help="of virtio devices [pci]")
     add("--config", metavar="FILE.toml", help="the same settings from a file; options win")
     add("--name", metavar="NAME", help="[pyvmm]")
     add("--timeline", action="store_true", help="print at the end when what was reached")
-    add("-v", "--verbose", action="count", default=0, help="log more; twice: everything")
+    add("-v", "--verbose", action="count", help="log more; twice: everything")
 
-    doctor = commands.add_parser("doctor", help="say what this host's KVM can do and lacks")
-    doctor.set_defaults(command=_doctor)
-
-    inspect = commands.add_parser("inspect", help="say what a kernel image is and needs")
-    inspect.set_defaults(command=_inspect)
-    inspect.add_argument("kernel", metavar="KERNEL")
+    parser.command("doctor", "say what this host's KVM can do and lacks", _doctor)
+    inspect = parser.command("inspect", "say what a kernel image is and needs", _inspect)
+    inspect.add("kernel", metavar="KERNEL", required=True)
     return parser
 
 
-def config_of(args: argparse.Namespace) -> MachineConfig:
+def config_of(args: Arguments) -> MachineConfig:
     """The machine that options and their TOML file describe. Raises UsageError or HostError."""
     settings: dict[str, Any] = {}
     if args.config:
@@ -143,7 +134,7 @@ def config_of(args: argparse.Namespace) -> MachineConfig:
     return MachineConfig(**fields | {"boot": boot})
 
 
-def _run(args: argparse.Namespace) -> int:
+def _run(args: Arguments) -> int:
     from pyvmm.backends.terminal import raw_mode
     from pyvmm.machine import Machine
 
@@ -190,7 +181,7 @@ def _show_progress(text: str) -> None:
 
 
 @contextmanager
-def _signals(machine: Machine, signals: Sequence[signal.Signals]) -> Iterator[None]:
+def _signals(machine: Machine, signals: Sequence[int]) -> Iterator[None]:
     """SIGTERM asks, then insists; SIGINT and SIGHUP end at once; SIGQUIT says where it hangs.
 
     Afterwards they end the process, as they do by default.
@@ -229,7 +220,7 @@ def _signals(machine: Machine, signals: Sequence[signal.Signals]) -> Iterator[No
         os.close(sender)
 
 
-def _doctor(args: argparse.Namespace) -> int:
+def _doctor(args: Arguments) -> int:
     from pyvmm.doctor import examine
 
     findings = examine()
@@ -238,7 +229,7 @@ def _doctor(args: argparse.Namespace) -> int:
     return SETUP_ERROR if any(finding.fatal for finding in findings) else 0
 
 
-def _inspect(args: argparse.Namespace) -> int:
+def _inspect(args: Arguments) -> int:
     from pyvmm.boot.report import inspect
 
     print("\n".join(inspect(args.kernel).lines()))

@@ -8,11 +8,16 @@ from collections.abc import Mapping, Sequence
 
 from pyvmm.errors import HostError, UsageError
 from pyvmm.memory import parse_size
-from pyvmm.typed import Any
+from pyvmm.typed import TYPE_CHECKING, Any
 from pyvmm.value import Value
+
+if TYPE_CHECKING:
+    from pyvmm.peripherals import Peripheral
+    from pyvmm.virtio.device import VirtioDevice
 
 ENTRIES = ("auto", "linux", "pvh")
 SERIAL_KINDS = ("stdio", "none", "pty", "file:PATH", "unix:PATH")
+TRANSPORTS = ("pci", "mmio")
 BUFFER = "buffer"
 SERIAL_PORTS = 2
 MAX_NAME = 64
@@ -57,7 +62,9 @@ class MachineConfig(Value):
 
     `memory` is a size in bytes or as `512M`; `cpu` a CPU model as `host,-avx512f`; `serial` what
     COM1 and COM2 are connected to, each one of SERIAL_KINDS, or BUFFER, which keeps the output for
-    Machine.serial. No `boot` means the built-in guest.
+    Machine.serial. No `boot` means the built-in guest. `devices` are of pyvmm/peripherals.py, or
+    virtio devices of your own, each with a name that no other has; how the guest reaches them is
+    `transport`, one of TRANSPORTS.
     """
 
     boot: Linux | None = None
@@ -69,7 +76,8 @@ class MachineConfig(Value):
     name: str = "pyvmm"
     hugepages: bool = False
     prealloc: bool = False
-    devices: tuple[object, ...] = ()
+    devices: "tuple[Peripheral | VirtioDevice, ...]" = ()
+    transport: str = "pci"
 
     @property
     def memory_size(self) -> int:
@@ -94,8 +102,14 @@ class MachineConfig(Value):
             raise UsageError("Only one serial port can be on stdio")
         if self.boot is not None:
             self.boot.check()
+        if self.transport not in TRANSPORTS:
+            raise UsageError(
+                f"transport must be one of {', '.join(TRANSPORTS)}, not {self.transport!r}"
+            )
         if self.devices:
-            raise UsageError(f"This version has no device {self.devices[0]!r}")
+            from pyvmm.peripherals import check_all
+
+            check_all(self.devices)
 
 
 def _check_types(value: object, **kinds: tuple[type, ...]) -> None:
@@ -127,6 +141,7 @@ _MACHINE_KEYS = {
     "name": str,
     "hugepages": bool,
     "prealloc": bool,
+    "transport": str,
 }
 
 

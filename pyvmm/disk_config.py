@@ -101,6 +101,11 @@ class Disk(Peripheral):
             return "vhost-user"
         return self.format or ("qcow2" if path.endswith((".qcow2", ".qcow")) else "raw")
 
+    @property
+    def shares_memory(self) -> bool:
+        """See Peripheral."""
+        return self.kind in ("qcow2", "vhost-user")
+
     def check(self) -> None:
         """See Peripheral."""
         super().check()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 from pyvmm.typed import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -54,3 +56,31 @@ class GsiLine:
         if level != self._level:
             self._level = level
             self._vm.irq_line(self._gsi, level)
+
+
+class SharedLine:
+    """A line that is high while any of those who share it drives theirs high. Any thread."""
+
+    def __init__(self, line: IrqLine) -> None:
+        self._line = line
+        self._lock = threading.Lock()
+        self._high: set[object] = set()
+
+    def share(self) -> IrqLine:
+        """One more that drives it."""
+        return _Share(self)
+
+    def set(self, who: object, level: bool) -> None:
+        """Drive it high or low for one of them."""
+        with self._lock:
+            (self._high.add if level else self._high.discard)(who)
+            self._line.set(bool(self._high))
+
+
+class _Share:
+    def __init__(self, shared: SharedLine) -> None:
+        self._shared = shared
+
+    def set(self, level: bool) -> None:
+        """See IrqLine."""
+        self._shared.set(self, level)

@@ -54,6 +54,7 @@ ECAM = 0xE000_0000
 ECAM_SIZE = 0x10_0000  # one bus: 32 devices × 8 functions × 4 KiB, PCIe 4.0 §7.2.2
 VIRTIO_MMIO = 0xFEB0_0000
 VIRTIO_MMIO_STRIDE = 0x1000
+VIRTIO_MMIO_MAX = 256
 IOAPIC = 0xFEC0_0000
 LOCAL_APIC = 0xFEE0_0000
 IDENTITY_MAP = 0xFFFB_C000  # KVM api.rst 4.40 KVM_SET_IDENTITY_MAP_ADDR: one page
@@ -80,4 +81,7 @@ COM_GSIS = (4, 3)
 RTC_GSI = 8
 SCI_GSI = 9
 PCI_INTX_GSIS = (16, 17, 18, 19)
+# Of the virtio-mmio transports, in turn: first those that a guest without ACPI, and so without the
+# IOAPIC, can use too. Lines may be shared.
+VIRTIO_MMIO_GSIS = (5, 10, 11, 6, 7, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23)
 GSI_COUNT = 24

@@ -5,15 +5,16 @@ from __future__ import annotations
 import heapq
 import itertools
 import os
-import selectors
+import select
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 from pyvmm.typed import Protocol
 
-READ = selectors.EVENT_READ
-WRITE = selectors.EVENT_WRITE
+READ = select.EPOLLIN
+WRITE = select.EPOLLOUT
 
 
 class Timer:
@@ -43,18 +44,19 @@ class Loop:
     """Waits for descriptors and timers on the one thread that calls `run`."""
 
     def __init__(self) -> None:
-        self._selector = selectors.DefaultSelector()
+        self._epoll = select.epoll()
+        self._watches: dict[int, Callable[[], object]] = {}
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._selector.register(self._wake, READ, self._woken)
         self._lock = threading.Lock()
         self._calls: list[Callable[[], object]] = []
         self._timers: list[tuple[float, int, Timer]] = []
         self._order = itertools.count()
         self._stopped = False
+        self.watch(self._wake, self._woken)
 
     def close(self) -> None:
         """Release the loop's own descriptors; those that are watched belong to others."""
-        self._selector.close()
+        self._epoll.close()
         os.close(self._wake)
 
     def now(self) -> float:
@@ -83,16 +85,18 @@ class Loop:
         Any thread. Raises PermissionError for a descriptor that cannot be waited for: a file.
         """
         with self._lock:
-            try:
-                self._selector.register(fd, events, callback)
-            except KeyError:
-                self._selector.modify(fd, events, callback)
+            if fd in self._watches:
+                self._epoll.modify(fd, events)
+            else:
+                self._epoll.register(fd, events)
+            self._watches[fd] = callback
 
     def unwatch(self, fd: int) -> None:
         """Stop watching `fd`; not watching it is no error. Any thread; call it before close()."""
         with self._lock:
-            if fd in self._selector.get_map():
-                self._selector.unregister(fd)
+            if self._watches.pop(fd, None) is not None:
+                with suppress(OSError):  # closed already
+                    self._epoll.unregister(fd)
 
     def stop(self) -> None:
         """Make `run` return. Any thread."""
@@ -102,10 +106,11 @@ class Loop:
     def run(self) -> None:
         """Wait and call back until `stop`. The thread that calls it is the loop's."""
         while not self._stopped:
-            for key, _ in self._selector.select(self._timeout()):
+            ready = [(fd, self._watches.get(fd)) for fd, _ in self._epoll.poll(self._timeout())]
+            for fd, callback in ready:
                 # A callback before this one may have ended its watch, and closed what it is about.
-                if self._selector.get_map().get(key.fd) is key:
-                    key.data()
+                if callback is not None and self._watches.get(fd) is callback:
+                    callback()
             self._run_due()
         self._stopped = False
 

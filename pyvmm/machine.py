@@ -14,25 +14,23 @@ from pyvmm import ends
 from pyvmm.backends.chardev import Chardev, open_chardev
 from pyvmm.board import Board, Callbacks
 from pyvmm.config import MachineConfig
+from pyvmm.consolelog import ConsoleLog
 from pyvmm.ends import End
-from pyvmm.errors import HostError, UsageError
-from pyvmm.kvm import Vcpu, exits
+from pyvmm.errors import UsageError
+from pyvmm.kvm import Vcpu
 from pyvmm.log import Log
 from pyvmm.loop import Loop
 from pyvmm.memory import GuestMemory
-from pyvmm.native import lib
-from pyvmm.panicwatch import PanicWatch
-from pyvmm.runloop import Gate, run_vcpu
+from pyvmm.runloop import Gate, end_of, run_vcpu, start_thread
 from pyvmm.timeline import Timeline
 from pyvmm.typed import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pyvmm.backends.buffer import Buffer
     from pyvmm.diagnosis import Report
+    from pyvmm.virtio.device import VirtioDevice
 
 log = Log(__name__)
-
-CONSOLE_KEPT = 64 << 10  # bytes of serial output kept for a report
 
 
 class Machine:
@@ -80,14 +78,14 @@ class Machine:
                 backends.append(open_chardev(kind, self.loop, self.quit))
                 stack.callback(backends[-1].close)
             self.serials = backends
-            self._panics = [PanicWatch() for _ in self.config.serial]
-            self._console = bytearray()
+            self._console = ConsoleLog(len(backends))
             callbacks = Callbacks(
                 power_off=lambda: self._request(ends.PoweredOff()),
                 reset=lambda: self._request(ends.Reset()),
                 debug_exit=lambda status: self._request(ends.DebugExit(status)),
-                panicked=lambda: self._request(ends.GuestPanic(self._panic_message(), "pvpanic")),
+                panicked=lambda: self._request(ends.GuestPanic(self._console.panic, "pvpanic")),
                 output=self._on_output,
+                stop=self._stop,
             )
             board = Board(self.config, self.loop, backends, callbacks, progress)
             stack.callback(board.close)
@@ -96,7 +94,7 @@ class Machine:
         self._end = self._wanted = self._error = None
         self._paused = False
         self._looking = 0  # how many are inside `paused`
-        self.holds: list[str] = []  # why devices have stopped the guest
+        self._stops: dict[object, str] = {}  # the reasons of devices that have stopped the guest
         self._board = board
         self.timeline = Timeline()
         self.timeline.mark("ready")
@@ -139,7 +137,7 @@ class Machine:
     def start(self) -> None:
         """Let the guest run, with the event loop on a thread of its own."""
         self._start_vcpus()
-        self._spawn("loop", self._run_loop)
+        self._threads.append(start_thread("loop", self._run_loop))
 
     def run(self) -> End:
         """Let the guest run, with the event loop on the calling thread, until it ends."""
@@ -187,11 +185,35 @@ class Machine:
         self._gate.wait_parked()
 
     def resume(self) -> None:
-        """Let the vCPUs go on once nobody is inside `paused`; one that has ended stays stopped."""
+        """Let the vCPUs go on once nobody is inside `paused`; one that has ended stays stopped.
+
+        Also one that a device has stopped.
+        """
         _ = self.board
         with self._lock:
             self._paused = False
+            self._stops.clear()
             self._go_on()
+
+    @property
+    def stopped_by(self) -> str | None:
+        """The reason for which a device has stopped the guest, as a full disk, if one has."""
+        return next(iter(self._stops.values()), None)
+
+    def _stop(self, reason: str) -> Callable[[], None]:
+        """Stop every vCPU, without waiting for it, until what this returns is called."""
+        stop = object()
+        log.warning("The machine is paused: %s", reason)
+        with self._lock:
+            self._stops[stop] = reason
+            self._gate.shut()
+
+        def go_on() -> None:
+            with self._lock:
+                if self._stops.pop(stop, None) is not None:
+                    self._go_on()
+
+        return go_on
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -210,23 +232,6 @@ class Machine:
             with self._lock:
                 self._looking -= 1
                 self._go_on()
-
-    def hold(self, reason: str) -> Callable[[], None]:
-        """Stop the guest for `reason` until what this returns is called, once; `holds` tells.
-
-        It does not wait for the vCPUs, so it may be called on any thread.
-        """
-        log.warning("The machine is stopped: %s", reason)
-        with self._lock:
-            self.holds.append(reason)
-            self._gate.shut()
-
-        def release() -> None:
-            with self._lock:
-                self.holds.remove(reason)
-                self._go_on()
-
-        return release
 
     def power_button(self) -> None:
         """Press the power button; a guest that listens powers itself off."""
@@ -259,6 +264,13 @@ class Machine:
             raise UsageError("The machine must be paused to look at its vCPUs")
         return self.board.vcpus
 
+    def device(self, name: str) -> VirtioDevice:
+        """The device of that name. Raises UsageError if there is none."""
+        try:
+            return self.board.virtio[name]
+        except KeyError:
+            raise UsageError(f"This machine has no device {name!r}") from None
+
     @property
     def serial(self) -> Buffer:
         """The first serial port that is a `buffer`: expect() and write()."""
@@ -287,7 +299,7 @@ class Machine:
     @property
     def console(self) -> bytes:
         """The last output of the serial ports, some ten KiB of it."""
-        return bytes(self._console)
+        return self._console.text
 
     def diagnose(self) -> Report:
         """Say in words why the guest died, or, if it runs, where it is; it stands still meanwhile.
@@ -308,14 +320,6 @@ class Machine:
 
     # ---- threads ----
 
-    def _spawn(self, name: str, target: Callable[..., None], *args: object) -> None:
-        thread = threading.Thread(target=target, args=args, name=name, daemon=True)
-        try:
-            thread.start()
-        except RuntimeError as error:
-            raise HostError(f"The host allows no more threads; {name} needs one") from error
-        self._threads.append(thread)
-
     def _start_vcpus(self) -> None:
         vcpus = self.board.vcpus
         with self._lock:
@@ -324,15 +328,16 @@ class Machine:
             self._paused = False
             self.timeline.mark("entered")
             if not (
-                self._wanted or self._looking or self.holds
+                self._wanted or self._looking or self._stops
             ):  # a request from before goes first
                 self._gate.open()
         for vcpu in vcpus:
-            self._spawn(f"vcpu{vcpu.index}", self._run_vcpu, vcpu)
+            thread = start_thread(f"vcpu{vcpu.index}", self._run_vcpu, vcpu)
+            self._threads.append(thread)
 
     def _may_run(self) -> bool:
         """Whether nothing keeps the vCPUs from running; with the lock held."""
-        kept = self._paused or self._looking or self.holds
+        kept = self._paused or self._looking or self._stops
         ended = self._wanted or self._end or self._error
         return bool(self._threads) and not (kept or ended)
 
@@ -354,9 +359,9 @@ class Machine:
         vcpu.enter_thread()
         while self._gate.enter():
             try:
-                exit = run_vcpu(vcpu, board.pio, board.mmio)
-                if not isinstance(exit, exits.Interrupted):
-                    self._request(_end_of(vcpu.index, exit))
+                end = end_of(vcpu.index, run_vcpu(vcpu, board.pio, board.mmio))
+                if end is not None:
+                    self._request(end)
             except BaseException as error:
                 self._fail(error)
             finally:
@@ -384,7 +389,7 @@ class Machine:
             return
         self._gate.wait_parked()
         self.board.drain()
-        message = self._panic_message()
+        message = self._console.panic
         if message and not isinstance(end, ends.GuestPanic):
             end = ends.GuestPanic(message, "console")
         if isinstance(end, ends.Reset) and not self.config.no_reboot:
@@ -429,34 +434,5 @@ class Machine:
     def _on_output(self, port: int, data: bytes) -> None:
         """What serial port number `port` sends; with its lock held."""
         self.timeline.mark("first serial byte")
-        self._console += data
-        if len(self._console) > 2 * CONSOLE_KEPT:
-            del self._console[:-CONSOLE_KEPT]
-        if self._panics[port].feed(data):
-            self._request(ends.GuestPanic(self._panics[port].message, "console"))
-
-    def _panic_message(self) -> str:
-        return next((watch.message for watch in self._panics if watch.message), "")
-
-
-def _end_of(cpu: int, exit: exits.Exit) -> End:
-    """What it means for the guest that a vCPU cannot go on."""
-    match exit:
-        case exits.Shutdown():
-            return ends.TripleFault(cpu)
-        case exits.InternalError(suberror, data):
-            return ends.EmulationFailed(cpu, suberror, _instruction(data))
-        case exits.FailEntry(reason, _):
-            return ends.EntryFailed(cpu, reason)
-        case other:
-            return ends.EntryFailed(cpu, getattr(other, "reason", 0))
-
-
-def _instruction(data: Sequence[int]) -> bytes:
-    """The bytes of the instruction that KVM could not emulate (struct kvm_run.emulation_failure):
-    flags, then a size and up to 15 bytes."""
-    flagged = lib.KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES
-    if len(data) < 3 or not data[0] & flagged:
-        return b""
-    packed = b"".join(word.to_bytes(8, "little") for word in data[1:3])
-    return packed[1 : 1 + min(packed[0], 15)]
+        if self._console.add(port, data):
+            self._request(ends.GuestPanic(self._console.panic, "console"))

@@ -1,7 +1,9 @@
 """Guest memory: RAM in one or two regions around the hole below 4 GiB, every access checked.
 
-Each region is a shared mapping of a memfd, so that a back end in another process can map it too.
-Pages are allocated by the host when they are first touched, by the guest or by an accessor here.
+Each region is anonymous memory of this process, so that the host can back it with huge pages: that
+halves the time in which Linux boots. Where another process must map it too, it is a memfd, which
+few hosts give huge pages. Either way the host allocates what is touched first, by the guest or by
+an accessor here.
 """
 
 import mmap
@@ -33,8 +35,17 @@ def parse_size(text: str | int, what: str = "size") -> int:
     return int(number) << unit
 
 
+# admin-guide/mm/pagemap.rst: 64 bits a page. Of their top byte the bits that say that a page is
+# there (63) or in swap (62), and, of such a page only, whose it is (61, 56).
+PAGEMAP = "/proc/self/pagemap"
+PAGEMAP_ENTRY, PAGEMAP_TOP = 8, 7  # bytes
+
+
 class Region(Value):
-    """`size` bytes of RAM at guest-physical `base`, kept at `offset` of the memfd `fd`."""
+    """`size` bytes of RAM at guest-physical `base`.
+
+    In shared memory they are kept at `offset` of the memfd `fd`, which is -1 otherwise.
+    """
 
     base: int
     size: int
@@ -59,37 +70,66 @@ class GuestMemory:
     """All RAM of one guest. Its accessors may be called on any thread while it is open.
 
     They raise MemoryAccessError unless the access lies wholly inside one region. Addresses are
-    guest-physical, integers little-endian.
+    guest-physical, integers little-endian. `fd` is the memfd of shared memory, or -1.
     """
 
-    def __init__(self, size: int, *, hugepages: bool = False, prealloc: bool = False) -> None:
+    def __init__(
+        self, size: int, *, shared: bool = False, hugepages: bool = False, prealloc: bool = False
+    ) -> None:
         """Reserve `size` bytes (a multiple of 4 KiB; of 2 MiB with `hugepages`).
 
-        `hugepages` takes them from the host's hugetlb pool, `prealloc` allocates every page now.
+        `shared` memory can be mapped by other processes too. `hugepages` takes it from the host's
+        hugetlb pool, and shares it; `prealloc` allocates every page now.
         Raises UsageError for an impossible size, HostError if the host has not that much.
         """
         unit = HUGEPAGE if hugepages else layout.PAGE
         if size < layout.MIB or size % unit:
             raise UsageError(f"Memory must be at least 1M and a multiple of {unit >> 10}K")
         self.size = size
-        self.fd = os.memfd_create("pyvmm", os.MFD_CLOEXEC | (os.MFD_HUGETLB if hugepages else 0))
+        self.fd = -1
         self.regions: list[Region] = []
         self._mappings: list[mmap.mmap] = []
         try:
-            os.ftruncate(self.fd, size)
-            if prealloc:
-                os.posix_fallocate(self.fd, 0, size)
+            if shared or hugepages:
+                flags = os.MFD_CLOEXEC | (os.MFD_HUGETLB if hugepages else 0)
+                self.fd = os.memfd_create("pyvmm", flags)
+                os.ftruncate(self.fd, size)
+                if prealloc:
+                    os.posix_fallocate(self.fd, 0, size)
             offset = 0
             for base, length in split_around_hole(size):
-                mapping = mmap.mmap(self.fd, length, mmap.MAP_SHARED, offset=offset)
-                self._mappings.append(mapping)
-                self.regions.append(Region(base, length, self.fd, offset, memoryview(mapping)))
+                if self.fd >= 0:
+                    view = self._map_shared(length, offset)
+                else:
+                    view = self._map_private(length, prealloc)
+                self.regions.append(Region(base, length, self.fd, offset, view))
                 offset += length
         except (OSError, ValueError) as error:
             self.close()
             kind = "hugepages" if hugepages else "memory"
             reason = error.strerror if isinstance(error, OSError) else error
             raise HostError(f"The host has not {size >> 20} MiB of {kind}: {reason}") from error
+
+    def _map_shared(self, length: int, offset: int) -> memoryview:
+        self._mappings.append(mmap.mmap(self.fd, length, mmap.MAP_SHARED, offset=offset))
+        return memoryview(self._mappings[-1])
+
+    def _map_private(self, length: int, prealloc: bool) -> memoryview:
+        from pyvmm.native import lib
+
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | lib.MAP_NORESERVE
+        mapping = mmap.mmap(-1, length + HUGEPAGE, flags)
+        self._mappings.append(mapping)
+        with suppress(OSError):  # a host without transparent huge pages
+            mapping.madvise(mmap.MADV_HUGEPAGE)
+        # After a fork the host would copy every page that the guest writes, for a child that has
+        # no use for it.
+        mapping.madvise(mmap.MADV_DONTFORK)
+        # KVM maps a huge page to the guest only if both addresses of it are multiples of its size.
+        start = -_address(memoryview(mapping)) % HUGEPAGE
+        if prealloc:
+            mapping.madvise(lib.MADV_POPULATE_WRITE, start, length)
+        return memoryview(mapping)[start : start + length]
 
     def close(self) -> None:
         """Give the memory back; a view that somebody still holds keeps its region mapped."""
@@ -107,7 +147,7 @@ class GuestMemory:
     def discard(self) -> None:
         """Make every byte zero and return the pages to the host."""
         for mapping in self._mappings:
-            mapping.madvise(mmap.MADV_REMOVE)
+            mapping.madvise(mmap.MADV_DONTNEED if self.fd < 0 else mmap.MADV_REMOVE)
 
     def region_at(self, address: int, length: int) -> Region:
         """The region that holds all `length` bytes at `address`."""
@@ -163,16 +203,43 @@ class GuestMemory:
         self.write(address, struct.pack("<Q", value))
 
     def touched(self) -> Iterator[tuple[int, int]]:
-        """(address, length) of every run of pages that were ever written or read, in order."""
+        """(address, length) of runs that have every page ever written or read, in order.
+
+        Unless the memory is shared, in pieces of 2 MiB.
+        """
         for region in self.regions:
-            at, end = region.offset, region.offset + region.size
-            while True:
-                try:
-                    at = os.lseek(self.fd, at, os.SEEK_DATA)
-                except OSError:  # ENXIO: nothing but holes from here on
-                    break
-                if at >= end:
-                    break
-                stop = min(os.lseek(self.fd, at, os.SEEK_HOLE), end)
-                yield region.base + at - region.offset, stop - at
+            runs = _allocated(region) if self.fd < 0 else self._not_holes(region)
+            for start, end in runs:
+                yield region.base + start, end - start
+
+    def _not_holes(self, region: Region) -> Iterator[tuple[int, int]]:
+        """(start, end) in `region` of what is in the memfd."""
+        at, last = region.offset, region.offset + region.size
+        with suppress(OSError):  # ENXIO: nothing but holes from here on
+            while (at := os.lseek(self.fd, at, os.SEEK_DATA)) < last:
+                stop = min(os.lseek(self.fd, at, os.SEEK_HOLE), last)
+                yield at - region.offset, stop - region.offset
                 at = stop
+
+
+def _address(view: memoryview) -> int:
+    from pyvmm.native import ffi
+
+    return int(ffi.cast("uintptr_t", ffi.from_buffer(view)))
+
+
+def _allocated(region: Region) -> Iterator[tuple[int, int]]:
+    """(start, end) in `region` of the pieces of which this process has pages."""
+    first = _address(region.view) // layout.PAGE
+    start = 0  # of the run
+    with open(PAGEMAP, "rb", buffering=0) as pagemap:
+        for at in range(0, region.size, HUGEPAGE):
+            pages = min(HUGEPAGE, region.size - at) // layout.PAGE
+            offset = (first + at // layout.PAGE) * PAGEMAP_ENTRY
+            entries = os.pread(pagemap.fileno(), pages * PAGEMAP_ENTRY, offset)
+            if not any(entries[PAGEMAP_TOP::PAGEMAP_ENTRY]):
+                if start < at:
+                    yield start, at
+                start = at + HUGEPAGE
+    if start < region.size:
+        yield start, region.size

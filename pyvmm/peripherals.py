@@ -6,7 +6,7 @@ your own is a VirtioDevice, given as it is.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 
 from pyvmm.errors import UsageError
@@ -39,9 +39,29 @@ class Peripheral(Value):
         if not self.name:
             raise UsageError("A device must have a name")
 
+    @property
+    def shares_memory(self) -> bool:
+        """Whether another process maps the guest's RAM."""
+        return False
+
     def open(self, host: Host) -> VirtioDevice:
         """Make the device. Raises UsageError or HostError; nothing is left open then."""
         raise NotImplementedError
+
+
+def check_all(devices: Sequence[object]) -> None:
+    """Raise UsageError unless `devices` are such values or virtio devices, with different names."""
+    from pyvmm.virtio.device import VirtioDevice
+
+    names: set[str] = set()
+    for device in devices:
+        if isinstance(device, Peripheral):
+            device.check()
+        elif not isinstance(device, VirtioDevice):
+            raise UsageError(f"A device must be one of pyvmm.peripherals, not {device!r}")
+        if device.name in names:
+            raise UsageError(f"A device's name must be its own; there are two {device.name!r}")
+        names.add(device.name)
 
 
 class Rng(Peripheral):

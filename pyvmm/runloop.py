@@ -1,11 +1,14 @@
-"""A vCPU's thread: run, match the exit, ask the bus, repeat."""
+"""A vCPU's thread: run, match the exit, ask the bus, repeat; and the gate that it passes."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+from pyvmm import ends
 from pyvmm.bus import Bus
+from pyvmm.ends import End
+from pyvmm.errors import HostError
 from pyvmm.kvm import exits
 from pyvmm.kvm.vcpu import Vcpu
 from pyvmm.native import lib
@@ -33,6 +36,31 @@ def run_vcpu(vcpu: Vcpu, pio: Bus, mmio: Bus) -> exits.Exit:
             native.value = mmio.read(native.address, native.size)
         else:
             return vcpu.describe(kind)
+
+
+def end_of(cpu: int, exit: exits.Exit) -> End | None:
+    """What `exit` of a vCPU means for the guest: its end, or None if it can go on. Any thread."""
+    match exit:
+        case exits.Interrupted():
+            return None
+        case exits.Shutdown():
+            return ends.TripleFault(cpu)
+        case exits.InternalError(suberror, data):
+            return ends.EmulationFailed(cpu, suberror, _instruction(data))
+        case exits.FailEntry(reason, _):
+            return ends.EntryFailed(cpu, reason)
+        case other:
+            return ends.EntryFailed(cpu, getattr(other, "reason", 0))
+
+
+def _instruction(data: Sequence[int]) -> bytes:
+    """The bytes of the instruction that KVM could not emulate (struct kvm_run.emulation_failure):
+    flags, then a size and up to 15 bytes."""
+    flagged = lib.KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES
+    if len(data) < 3 or not data[0] & flagged:
+        return b""
+    packed = b"".join(word.to_bytes(8, "little") for word in data[1:3])
+    return packed[1 : 1 + min(packed[0], 15)]
 
 
 class Gate:
@@ -87,3 +115,13 @@ class Gate:
             self._ended = True
             self._condition.notify_all()
         self.shut()
+
+
+def start_thread(name: str, target: Callable[..., None], *args: object) -> threading.Thread:
+    """Start a thread that does not keep the process; HostError if the host allows no more."""
+    thread = threading.Thread(target=target, args=args, name=name, daemon=True)
+    try:
+        thread.start()
+    except RuntimeError as error:
+        raise HostError(f"The host allows no more threads; {name} needs one") from error
+    return thread

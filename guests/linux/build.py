@@ -4,6 +4,7 @@
     vmlinux-generic  vmlinux-cloud    what is inside them (ELF)
     kernel.bz2                        the cloud kernel's ELF, compressed as a whole file
     initramfs.img                     busybox, `init` and `check` of this folder
+    virtio.img                        a second initramfs: the cloud kernel's virtio drivers
     disk.img                          64 MiB of ext4
 
 Every step writes to a temporary name and renames, so that a build that was stopped goes on where it
@@ -20,7 +21,7 @@ import shutil
 import stat
 import struct
 import subprocess
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -32,6 +33,10 @@ BUILD = SOURCE.parents[1] / "build"
 GUESTS = BUILD / "guests"
 PACKAGES = BUILD / "packages"
 FLAVOURS = {"generic": "linux-image-amd64", "cloud": "linux-image-cloud-amd64"}
+VIRTIO = (
+    *("virtio_pci", "virtio_mmio"),
+    *("virtio_blk", "virtio_rng", "virtio_console", "virtio_balloon"),
+)
 DISK_SIZE = "64M"
 LZ4_LEGACY = bytes.fromhex("02214c18")  # lz4_Frame_format.md, "Legacy frame"
 LZ4_LEGACY_BLOCK = 8 << 20
@@ -127,6 +132,17 @@ def initramfs(files: Mapping[str, bytes | Path]) -> bytes:
     return bytes(out)
 
 
+def modules(root: Path, version: str, names: Sequence[str]) -> dict[str, bytes | Path]:
+    """Modules and what they need as files of an initramfs, named in the order of loading.
+
+    `root` is where depmod has been run.
+    """
+    options = ("--show-depends", "--all", "--dirname", root, "--set-version", version)
+    listed = run("/sbin/modprobe", *options, *names)
+    paths = dict.fromkeys(line.split()[1] for line in listed.splitlines() if "insmod" in line)
+    return {f"modules/{number:03}.ko": Path(path) for number, path in enumerate(paths)}
+
+
 def busybox() -> Path:
     """The busybox program, linked statically."""
     return package("busybox-static") / "bin/busybox"
@@ -140,12 +156,26 @@ def build() -> None:
         make(GUESTS / f"vmlinux-{flavour}", partial(make_elf, shipped))
     make(GUESTS / "kernel.bz2", make_compressed)
     files = {"init": SOURCE / "init", "bin/check": SOURCE / "check", "bin/busybox": busybox()}
+    make_initramfs("initramfs.img", files)
+    make_initramfs("virtio.img", virtio_modules())
+    make(GUESTS / "disk.img", make_disk)
+
+
+def make_initramfs(name: str, files: Mapping[str, bytes | Path]) -> None:
+    """An initramfs, made anew when one of its files was edited."""
     content = initramfs(files)
-    image = GUESTS / "initramfs.img"
-    if image.exists() and image.read_bytes() != content:  # a script was edited
+    image = GUESTS / name
+    if image.exists() and image.read_bytes() != content:
         image.unlink()
     make(image, lambda out: out.write_bytes(content))
-    make(GUESTS / "disk.img", make_disk)
+
+
+def virtio_modules() -> dict[str, bytes | Path]:
+    """The cloud kernel's virtio drivers."""
+    root = kernel_package("cloud")
+    (version,) = (path.name for path in (root / "lib/modules").iterdir())
+    run("/sbin/depmod", "-b", root, version)
+    return modules(root, version, VIRTIO)
 
 
 def make_elf(shipped: Path, out: Path) -> None:

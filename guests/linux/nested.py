@@ -12,10 +12,11 @@ breakpoints never fire. Run as root: `python guests/linux/nested.py`.
 from __future__ import annotations
 
 import shutil
-from hashlib import sha256
 from pathlib import Path
 
-from build import BUILD, SOURCE, busybox, initramfs, kernel_package, make, only_one, run
+from bootstrap import RELEASE, add_kernel, make_ext4, mmdebstrap, recipe_id
+
+from build import BUILD, SOURCE, busybox, initramfs, make, modules, only_one
 
 NESTED = BUILD / "nested"
 EMULATOR = NESTED / "emulator"
@@ -25,57 +26,33 @@ L1_PACKAGES = (
     *("python3-pytest", "python3-hypothesis"),
     *("gcc", "libc6-dev", "kmod", "iproute2", "strace", "busybox-static"),
     *("qemu-system-x86", "qemu-system-data", "seabios", "ipxe-qemu"),
+    *("qemu-utils", "e2fsprogs"),
 )
+FLAVOUR = "generic"
 DISK_SIZE = "4G"  # sparse
 # What the initramfs needs to find the disk and the shared work tree.
 MODULES = ("virtio_pci", "virtio_blk", "ext4", "9pnet_virtio", "9p", "overlay")
 
 
-def mmdebstrap(target: Path, suite: str, packages: tuple[str, ...]) -> None:
-    """Unpack a minimal Debian with `packages` into the folder `target`."""
-    command = ["mmdebstrap", "--quiet", "--variant=minbase", f"--include={','.join(packages)}"]
-    run(*command, "--aptopt=APT::Install-Recommends false", suite, target)
-
-
 def make_l1(target: Path) -> None:
     """Build L1's three files in the folder `target`."""
-    kernel = kernel_package("generic")
-    (version,) = (path.name for path in (kernel / "lib/modules").iterdir())
     root = target / "root"
     root.mkdir(parents=True)
-    mmdebstrap(root, "bookworm", L1_PACKAGES)
-    # Unpacked instead of installed: an installed kernel would want an initramfs of its own.
-    shutil.copytree(kernel / "lib/modules", root / "usr/lib/modules", symlinks=True)
-    run("/sbin/depmod", "-b", root, version)
-    shutil.copyfile(kernel / f"boot/vmlinuz-{version}", target / "vmlinuz")
-    (target / "initramfs.img").write_bytes(l1_initramfs(root, version))
-    disk = target / "disk.img"
+    mmdebstrap(root, RELEASE, L1_PACKAGES)
+    version = add_kernel(root, FLAVOUR)
+    shutil.move(root / f"boot/vmlinuz-{version}", target / "vmlinuz")
+    files = {"init": SOURCE / "l1-init", "bin/busybox": busybox()}
+    content = initramfs(files | modules(root, version, MODULES))
+    (target / "initramfs.img").write_bytes(content)
     options = ("-E", "lazy_itable_init=1,lazy_journal_init=1")
-    run("/sbin/mke2fs", "-q", "-t", "ext4", *options, "-d", root, disk, DISK_SIZE)
+    make_ext4(target / "disk.img", root, DISK_SIZE, *options)
     shutil.rmtree(root)
-
-
-def l1_initramfs(root: Path, version: str) -> bytes:
-    """Busybox, and the modules in the order in which they must be loaded."""
-    options = ("--show-depends", "--all", "--dirname", root, "--set-version", version)
-    listed = run("/sbin/modprobe", *options, *MODULES)
-    paths = dict.fromkeys(line.split()[1] for line in listed.splitlines() if "insmod" in line)
-    files: dict[str, bytes | Path] = {"init": SOURCE / "l1-init", "bin/busybox": busybox()}
-    for number, path in enumerate(paths):
-        files[f"modules/{number:03}.ko"] = Path(path)
-    return initramfs(files)
-
-
-def recipe_id() -> str:
-    """Changes with everything that L1 is made from, so that an old L1 is made anew."""
-    parts = (Path(__file__).read_bytes(), (SOURCE / "l1-init").read_bytes())
-    return sha256(b"".join(parts) + kernel_package("generic").name.encode()).hexdigest()[:12]
 
 
 def build() -> Path:
     """Make what is missing and give the folder of L1's files."""
     make(EMULATOR, lambda target: mmdebstrap(target, "trixie", EMULATOR_PACKAGES))
-    l1 = NESTED / f"l1-{recipe_id()}"
+    l1 = NESTED / f"l1-{recipe_id(__file__, SOURCE / 'l1-init', kernel=FLAVOUR)}"
     for old in NESTED.glob("l1-*"):
         if not old.name.startswith(l1.name):
             shutil.rmtree(old)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import termios
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
@@ -27,6 +26,8 @@ def make_raw(fd: int, *, output_processing: bool = False) -> None:
     `output_processing` leaves the output's alone: a line feed still returns the carriage, for
     messages of ours that share the terminal.
     """
+    import termios
+
     attributes = termios.tcgetattr(fd)
     attributes[_IFLAG] &= ~(
         termios.IGNBRK | termios.BRKINT | termios.PARMRK | termios.ISTRIP
@@ -48,6 +49,8 @@ def raw_mode(fd: int = 0) -> Iterator[None]:
     if not os.isatty(fd):
         yield
         return
+    import termios
+
     before = termios.tcgetattr(fd)
     try:
         make_raw(fd, output_processing=True)

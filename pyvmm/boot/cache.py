@@ -14,9 +14,10 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 
-from pyvmm.boot.image_file import PIECE, ImageFile
+from pyvmm.boot.image_file import ImageFile
 from pyvmm.boot.unpack import unpack
 
+PIECE = 64 << 10  # bytes: what can become a hole
 LIMIT = 1 << 30  # bytes on disk of all images; the least recently used are deleted above it
 _SETTLED_NS = 2 * 10**9  # by then the file system's clock has ticked
 _BLOCK = 512  # bytes: the unit of st_blocks, stat(2)

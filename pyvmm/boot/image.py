@@ -32,7 +32,7 @@ class KernelImage(Protocol):
     ) -> Entry:
         """Copy image, initrds and boot structures into `memory`, which must be all zeros.
 
-        Zeros are not written: bss is zero already, and pages that nobody touches cost nothing.
+        Holes are not written: bss is zero already, and pages that nobody touches cost nothing.
         `rsdp` is the guest-physical address of ACPI's RSDP, 0 for none.
         Raises ImageError if something does not fit or cannot be read, UsageError for a command
         line that is too long. Any thread, while no vCPU runs.

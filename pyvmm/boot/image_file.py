@@ -9,12 +9,9 @@ from collections.abc import Iterator
 from types import TracebackType
 
 from pyvmm.errors import ImageError
-from pyvmm.memory import GuestMemory, Region
+from pyvmm.memory import GuestMemory
 
 AnyPath = str | os.PathLike[str]
-
-PIECE = 64 << 10  # small enough to stay in the processor's cache between read and write
-_ZEROS = bytes(PIECE)
 
 
 class ImageFile:
@@ -89,24 +86,19 @@ class ImageFile:
     def copy_into(self, memory: GuestMemory, address: int, offset: int, length: int) -> None:
         """Copy `length` bytes at `offset` to guest-physical `address`, where RAM must be zero.
 
-        What is zero is left out, so that the guest has those pages only when it touches them.
+        The file's holes are left out, so that the guest has those pages only when it touches them.
         Raises ImageError if the file is too short, MemoryAccessError outside RAM.
         """
         region = memory.region_at(address, length)
         # Seen from a file that was cut off since it was opened, the rest would look like a hole.
         if offset + length > os.fstat(self.fd).st_size:
             raise self.truncated()
-        buffer = bytearray(min(PIECE, length))
-        for start, end in self._extents(offset, offset + length):
-            at = start
+        for at, end in self._extents(offset, offset + length):
             while at < end:
-                piece = memoryview(buffer)[: end - at]
-                count = os.preadv(self.fd, [piece], at)
+                to = address - region.base + at - offset
+                count = os.preadv(self.fd, [region.view[to : to + end - at]], at)
                 if not count:
                     raise self.truncated()
-                if buffer != _ZEROS or count < PIECE:
-                    _store(region, address + at - offset, piece[:count])
-                piece.release()
                 at += count
 
     def _extents(self, start: int, end: int) -> Iterator[tuple[int, int]]:
@@ -122,15 +114,3 @@ class ImageFile:
             if start < end:
                 yield start, stop
             start = stop
-
-
-def _store(region: Region, address: int, data: memoryview) -> None:
-    """Write through the memfd: unlike stores to its mapping, it takes no fault for each page."""
-    start = address - region.base
-    try:
-        written = os.pwrite(region.fd, data, region.offset + start)
-    except OSError as error:
-        if error.errno != errno.EINVAL:
-            raise
-        written = 0  # hugetlbfs has no write()
-    region.view[start + written : start + len(data)] = data[written:]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from pyvmm.bus import Device
 from pyvmm.devices import acpi_pm_spec as spec
-from pyvmm.devices.device import Device
 from pyvmm.irq import IrqLine
 from pyvmm.log import Log
 from pyvmm.loop import Timer, Timers

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from pyvmm.devices.device import Device
+from pyvmm.bus import Device
 
 PORTS = 4
 STATUS_MASK = 0xFF  # all that a process can tell its parent, wait(2)

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
+from pyvmm.bus import Device
 from pyvmm.devices import i8042_spec as spec
-from pyvmm.devices.device import Device
 from pyvmm.irq import IrqLine
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from pyvmm.bus import Device
 from pyvmm.devices import postcode_spec as spec
-from pyvmm.devices.device import Device
 
 DATA = 0
 

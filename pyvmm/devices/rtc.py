@@ -10,8 +10,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from pyvmm.bus import Device
 from pyvmm.devices import rtc_spec as spec
-from pyvmm.devices.device import Device
 from pyvmm.irq import IrqLine
 from pyvmm.loop import Timer, Timers
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from pyvmm.bus import Device
 from pyvmm.devices import serial_spec as spec
-from pyvmm.devices.device import Device
 from pyvmm.irq import IrqLine
 from pyvmm.layout import KIB, MIB
 from pyvmm.log import Log

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-import zlib
 from pathlib import Path
 
 from cffi import FFI
@@ -14,6 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 CSRC = ROOT / "csrc"
 GUESTS = ROOT / "guests"
 HEADERS = [CSRC / name for name in ("native.h", "ring.h", "worker.h")]  # in this order
+STAMP_PRIME = (1 << 61) - 1
 CDEF_H = Path(__file__).with_name("_cdef.h")
 CFLAGS = [
     "-std=gnu11",
@@ -43,25 +43,28 @@ def capabilities() -> str:
 
 def stamp() -> int:
     """Identifies the declarations that the extension was built from; native.py compares it."""
-    return zlib.crc32(b"".join(path.read_bytes() for path in (*HEADERS, CDEF_H)))
+    declarations = b"".join(path.read_bytes() for path in (*HEADERS, CDEF_H))
+    return int.from_bytes(declarations, "little") % STAMP_PRIME
 
 
 ffibuilder = FFI()
 ffibuilder.cdef("struct kvm_run;\n" + "".join(path.read_text() for path in HEADERS))
 ffibuilder.cdef(CDEF_H.read_text() + capabilities())
-ffibuilder.cdef("#define PV_STAMP ...")
+ffibuilder.cdef("#define PV_STAMP ...\n#define PV_STAMP_PRIME ...")
 ffibuilder.set_source(
     "pyvmm._native",
     f"""
     #include <linux/kvm.h>
     #include <stdint.h>
+    #include <sys/mman.h>
     #include "native.h"
     #include "ring.h"
     #include "worker.h"
-    #define PV_STAMP {stamp()}u
+    #define PV_STAMP {stamp()}
+    #define PV_STAMP_PRIME {STAMP_PRIME}
     """,
     sources=[os.path.relpath(path, Path.cwd()) for path in sorted(CSRC.glob("*.c"))],
-    depends=[*map(str, HEADERS), str(GUESTS / "hello.S")],
+    depends=[*map(str, CSRC.glob("*.h")), str(GUESTS / "hello.S")],
     include_dirs=[str(CSRC)],
     extra_compile_args=[*CFLAGS, *GENERATED, f"-Wa,-I{GUESTS}"],
     extra_link_args=["-pthread", "-Wl,-z,relro,-z,now"],

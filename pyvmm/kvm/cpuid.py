@@ -30,6 +30,9 @@ class CpuidEntry(Value):
         """eax, ebx, ecx, edx."""
         return self.eax, self.ebx, self.ecx, self.edx
 
+    def __hash__(self) -> int:
+        return hash((self.function, self.index))  # a whole table is hashed for each vCPU
+
 
 class CpuModel(Value):
     """The host's CPU without the features `masked`; it must have those `required`."""

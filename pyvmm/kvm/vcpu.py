@@ -1,7 +1,6 @@
 """A virtual CPU: running it, and its state."""
 
 import errno
-import functools
 from collections.abc import Mapping, Sequence
 
 from pyvmm.errors import KvmError
@@ -209,7 +208,7 @@ class Vcpu(Handle):
     def set_cpuid(self, entries: Sequence[CpuidEntry]) -> None:
         """What CPUID tells this vCPU; before its first run."""
         asked = f"vCPU {self.index}, {len(entries)} entries"
-        call(self.fd, "KVM_SET_CPUID2", _cpuid_table(tuple(entries)), asked)
+        call(self.fd, "KVM_SET_CPUID2", _cpuid_table(entries), asked)
 
     @property
     def tsc_khz(self) -> int:
@@ -252,10 +251,9 @@ class Vcpu(Handle):
                 raise
 
 
-@functools.lru_cache(maxsize=64)
-def _cpuid_table(entries: tuple[CpuidEntry, ...]) -> Any:
-    what = {"nent": len(entries), "entries": [entry.asdict() for entry in entries]}
-    return ffi.new("struct kvm_cpuid2 *", what)
+def _cpuid_table(entries: Sequence[CpuidEntry]) -> Any:
+    rows = [(e.function, e.index, e.flags, *e.registers) for e in entries]
+    return ffi.new("struct kvm_cpuid2 *", {"nent": len(rows), "entries": rows})
 
 
 def _msr_table(values: Mapping[int, int]) -> Any:

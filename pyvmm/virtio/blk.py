@@ -10,15 +10,19 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Sequence
 
+from pyvmm import fastpath
 from pyvmm.log import Log
 from pyvmm.loop import Timer
-from pyvmm.typed import Protocol
+from pyvmm.typed import TYPE_CHECKING, Protocol
 from pyvmm.virtio import blk_spec as spec
 from pyvmm.virtio import virtio_spec
 from pyvmm.virtio.bucket import TokenBucket
 from pyvmm.virtio.chain import Chain
 from pyvmm.virtio.device import VirtioDevice, ring_doorbell
 from pyvmm.virtio.virtqueue import QueueError, Ring, Virtqueue
+
+if TYPE_CHECKING:
+    from pyvmm.virtio.native_blk import NativeBlk
 
 log = Log(__name__)
 
@@ -115,10 +119,14 @@ class Blk(VirtioDevice):
         discard: bool = True,
         iops: int = 0,
         bps: int = 0,
+        poll: int = 0,
         hold: Callable[[str], Callable[[], object]] | None = None,
         packed: bool = False,
     ) -> None:
         """`serial` is ASCII, at most 20 characters; `iops` and `bps` are rates, 0 is no limit.
+
+        `poll` is for how many microseconds at most csrc/worker.c looks at the queues before it
+        waits for a doorbell.
 
         `writeback` is the cache mode after a reset. `hold` stops the machine for a reason until
         what it returns is called: for writes that find no space. Without it they fail.
@@ -141,6 +149,8 @@ class Blk(VirtioDevice):
         self.storage = storage
         self.serial = serial.encode("ascii").ljust(spec.ID_SIZE, b"\0")
         self.writeback = self._initial_writeback = writeback
+        self.iops, self.bps, self.poll = iops, bps, poll
+        self._native: NativeBlk | None = None
         self._buckets = [
             (TokenBucket(rate, rate * BURST_SECONDS), per_byte)
             for rate, per_byte in ((iops, False), (bps, True))
@@ -159,6 +169,9 @@ class Blk(VirtioDevice):
 
     def resize(self) -> None:
         """Tell the driver that the storage has another size now. Any thread."""
+        native = self._native
+        if native is not None:
+            native.set_size(self.storage.size)
         self.transport.config_changed()
 
     # ---- configuration space ----
@@ -189,6 +202,9 @@ class Blk(VirtioDevice):
         """Take the cache mode (§5.2.5)."""
         if offset == spec.CONFIG_WRITEBACK and len(data) == 1:
             self.writeback = bool(data[0])
+            native = self._native  # the worker may end it now
+            if native is not None:
+                native.set_writeback(self.writeback)
 
     # ---- life ----
 
@@ -196,7 +212,35 @@ class Blk(VirtioDevice):
         """See VirtioDevice. A driver that cannot flush gets a writethrough cache (§5.2.5.2)."""
         if not features & spec.F_FLUSH:
             self.writeback = False
-        super().activate(features, rings)
+        if self.storage.fd is None or not fastpath.enabled():
+            super().activate(features, rings)
+        else:
+            self._activate_native(self.storage.fd, features, rings)
+
+    def _activate_native(self, fd: int, features: int, rings: Sequence[Ring]) -> None:
+        """Have csrc/worker.c serve the queues."""
+        from pyvmm.virtio.native_blk import NativeBlk
+
+        try:
+            self._native = NativeBlk(self, fd, rings)
+        except QueueError as error:
+            self.fail(error)
+            return
+        self.negotiated = features
+        self.queues.update(self._native.queues)
+        self._serve()
+
+    def _serve(self) -> None:
+        if self._native is None:
+            super()._serve()
+        else:
+            self._native.start()
+
+    def _ignore_doorbells(self) -> None:
+        if self._native is None:
+            super()._ignore_doorbells()
+        else:
+            self._native.stop()
 
     def deactivate(self) -> None:
         """See VirtioDevice."""
@@ -204,6 +248,9 @@ class Blk(VirtioDevice):
         self.writeback = self._initial_writeback
 
     def _stop(self) -> None:
+        if self._native is not None:
+            self._native.close()
+            self._native = None
         super()._stop()
         self._kept.clear()
         if self._timer is not None:
@@ -231,6 +278,19 @@ class Blk(VirtioDevice):
         request = Request(chain)
         self._charge(request.length)
         return self._attempt(queue, request)
+
+    def answer(self, queue: Virtqueue, chain: Chain, failed: OSError | None) -> None:
+        """Carry out a request that csrc/worker.c has popped, or refuse it if it has `failed` there.
+
+        Its rate is paid. Raises QueueError if it has no room for a status.
+        """
+        request = Request(chain)
+        if failed:
+            self._complain(failed)
+            request.finish(spec.S_IOERR)
+        elif not self._attempt(queue, request):
+            return
+        self.complete(queue, chain)
 
     def _attempt(self, queue: Virtqueue, request: Request) -> bool:
         """Carry it out and set its status; False if it is kept until there is space."""

@@ -5,6 +5,8 @@ driver does. It knows neither the transport nor the format of its queues:
 
     activate    the driver is ready: queues may be used from here on
     pump        the driver rang: pop, handle, push, signal
+    quiesce     the device may not reach memory (PCI bus mastering is off): nothing is lost
+    resume      now it may again
     deactivate  the driver resets the device: the guest's memory is not touched from here on
 
 The smallest whole device answers one kind of request (pyvmm/virtio/rng.py).
@@ -45,6 +47,7 @@ class VirtioDevice:
     """
 
     ID: ClassVar[int]  # VIRTIO 1.2 §5
+    shares_memory = False  # whether another process maps the guest's RAM
 
     def __init__(
         self,
@@ -68,7 +71,9 @@ class VirtioDevice:
         self.memory: GuestMemory
         self.transport: Transport
         self.negotiated = 0
-        self.queues: dict[int, Virtqueue] = {}  # those in use, by index
+        self.queues: dict[int, Virtqueue] = {}  # those that may be used now, by index
+        self._held: dict[int, Virtqueue] = {}  # those in use while it is quiesced
+        self._late: list[tuple[Virtqueue, Chain]] = []  # completed meanwhile
 
     def attach(self, memory: GuestMemory, transport: Transport) -> None:
         """Connect it, once, before the guest runs."""
@@ -80,10 +85,14 @@ class VirtioDevice:
         self.worker.call(self.deactivate)
         self.worker.close()
 
-    # ---- configuration space; on a vCPU's thread, with the transport's lock held ----
+    # ---- configuration space; on any thread, with the transport's lock for it held ----
 
     def read_config(self) -> bytes:
-        """The device-specific configuration space, whole (VIRTIO 1.2 §2.5)."""
+        """The device-specific configuration space, whole (VIRTIO 1.2 §2.5).
+
+        The transport asks for it when the driver resets or configures the device, and when the
+        device says `config_changed`.
+        """
         return b""
 
     def write_config(self, offset: int, data: bytes) -> None:
@@ -100,9 +109,23 @@ class VirtioDevice:
         except QueueError as error:
             self.fail(error)
             return
-        for queue in self.queues.values():
-            self.worker.loop.watch(queue.ring.doorbell, partial(self._rung, queue))
-            ring_doorbell(queue)  # the driver may have filled it before
+        self._serve()
+
+    def quiesce(self) -> None:
+        """Leave the guest's memory alone until `resume`, with every queue kept as it is.
+
+        A device that is called back by others than the driver finds `queues` empty until then.
+        """
+        self._ignore_doorbells()
+        self._held, self.queues = self.queues, {}
+
+    def resume(self) -> None:
+        """Go on after `quiesce`: every queue's doorbell rings."""
+        self._held, self.queues = {}, self._held
+        late, self._late = self._late, []
+        for queue, chain in late:
+            self.complete(queue, chain)
+        self._serve()
 
     def deactivate(self) -> None:
         """The driver resets the device: leave the guest's memory alone. May be called twice."""
@@ -116,9 +139,19 @@ class VirtioDevice:
         self.transport.needs_reset()
 
     def _stop(self) -> None:
+        self._ignore_doorbells()
+        self.queues.clear()
+        self._held.clear()
+        self._late.clear()
+
+    def _serve(self) -> None:
+        for queue in self.queues.values():
+            self.worker.loop.watch(queue.ring.doorbell, partial(self._rung, queue))
+            ring_doorbell(queue)  # the driver may have filled it before
+
+    def _ignore_doorbells(self) -> None:
         for queue in self.queues.values():
             self.worker.loop.unwatch(queue.ring.doorbell)
-        self.queues.clear()
 
     # ---- requests ----
 
@@ -150,7 +183,13 @@ class VirtioDevice:
         raise NotImplementedError
 
     def complete(self, queue: Virtqueue, chain: Chain) -> None:
-        """Answer a request that `handle` kept; not if the driver has reset the device meanwhile."""
+        """Answer a request that `handle` kept; not if the driver has reset the device meanwhile.
+
+        While the device is quiesced it waits for `resume`.
+        """
+        if self._held.get(queue.ring.index) is queue:
+            self._late.append((queue, chain))
+            return
         if self.queues.get(queue.ring.index) is not queue:
             return
         try:

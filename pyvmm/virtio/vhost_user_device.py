@@ -54,6 +54,8 @@ class BackEnd(Protocol):
 class VhostUserDevice(VirtioDevice):
     """The front end of a vhost-user device. Unless a method says otherwise: the worker's thread."""
 
+    shares_memory = True
+
     def __init__(
         self,
         name: str,

@@ -10,6 +10,10 @@ STATUS_FEATURES_OK = 8
 STATUS_NEEDS_RESET = 64
 STATUS_FAILED = 128
 
+# Interrupt status, §4.1.4.5 and §4.2.2.
+INTERRUPT_QUEUE = 1
+INTERRUPT_CONFIG = 2
+
 # Feature bits, §6; a device's own ones are 0 to 23 and from 50 on.
 F_INDIRECT_DESC = 1 << 28
 F_EVENT_IDX = 1 << 29

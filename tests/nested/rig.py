@@ -3,8 +3,9 @@
     python tests/nested/rig.py run -- COMMAND…      run one, with its output, and its exit status
     python tests/nested/rig.py shell [COMMAND…]     the same on this terminal, all keys passed on
 
-In it, /tree is this tree as it is now (changes there are lost), with pyvmm on Python's path.
-guests/linux/nested.py makes what it starts from.
+In it, /tree is this tree as it is now, with pyvmm on Python's path, and /dev/vdb is the Debian disk
+(build/guests/debian.img); changes to either are lost at its end. guests/linux/nested.py makes what
+it starts from.
 """
 
 from __future__ import annotations
@@ -105,12 +106,12 @@ class Process:
 class NestedHost:
     """One nested host, from its start to its end, as a context manager."""
 
-    def __init__(self, l1: Path, emulator: Path) -> None:
+    def __init__(self, l1: Path, emulator: Path, disk: Path) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="pyvmm-nested-"))
         self._console = self._folder / "console.log"
         self._channel, theirs = socket.socketpair()
         with theirs:
-            command = qemu_command(l1, emulator, self._console, theirs.fileno())
+            command = qemu_command(l1, emulator, disk, self._console, theirs.fileno())
             self._qemu = subprocess.Popen(
                 command,
                 pass_fds=[theirs.fileno()],
@@ -201,7 +202,7 @@ class NestedHost:
                 process.take(Kind.EXIT, b"-9")
 
 
-def qemu_command(l1: Path, emulator: Path, console: Path, channel: int) -> list[str]:
+def qemu_command(l1: Path, emulator: Path, disk: Path, console: Path, channel: int) -> list[str]:
     """How the nested host is started; `channel` is a connected socket for the agent."""
     usr = emulator / "usr"
     return [
@@ -218,6 +219,7 @@ def qemu_command(l1: Path, emulator: Path, console: Path, channel: int) -> list[
         *("-serial", f"file:{console}"),
         *("-kernel", f"{l1}/vmlinuz", "-initrd", f"{l1}/initramfs.img", "-append", APPEND),
         *("-drive", f"file={l1}/disk.img,format=raw,if=virtio,snapshot=on"),
+        *("-drive", f"file={disk},format=raw,if=virtio,snapshot=on,discard=unmap"),
         "-virtfs",
         f"local,path={TREE},mount_tag=work,security_model=none,multidevs=remap,readonly=on",
         *("-device", "virtio-serial-pci", "-chardev", f"socket,id=agent,fd={channel}"),
@@ -228,13 +230,15 @@ def qemu_command(l1: Path, emulator: Path, console: Path, channel: int) -> list[
 def start() -> NestedHost:
     """Start a nested host, building what it needs if it is not there (as root: two minutes)."""
     sys.path.insert(0, str(TREE / "guests/linux"))
+    import debian
     import nested
 
     import build
 
     with build.only_one():
         l1 = nested.build()
-    return NestedHost(l1, nested.EMULATOR)
+        disk = debian.build()
+    return NestedHost(l1, nested.EMULATOR, disk)
 
 
 def run_here(argv: Sequence[str], interactive: bool) -> int:

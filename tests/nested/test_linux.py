@@ -2,16 +2,9 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
-from dataclasses import dataclass
-
 import pytest
-from rig import NestedHost, Process
-
-GUESTS = "build/guests"
-PROMPT = rb"guest# "
-BOOT_TIMEOUT = 300.0  # seconds; five to ten when nothing else runs
+from linuxguest import BOOT_TIMEOUT, GUESTS, PROMPT, boot, check, power_off
+from rig import NestedHost
 
 FORMS = {
     "generic-bzImage": ("vmlinuz-generic",),
@@ -22,49 +15,6 @@ FORMS = {
     "cloud-pvh": ("vmlinux-cloud", "--entry", "pvh"),
     "cloud-bz2": ("kernel.bz2",),
 }
-
-
-def boot(
-    host: NestedHost,
-    kernel: str,
-    *options: str,
-    append: str = "quiet",
-    env: dict[str, str] | None = None,
-    tty: tuple[int, int] | None = None,
-) -> Process:
-    """Start `pyvmm run` on a pipe or a terminal and wait for the guest's shell."""
-    initrd = ["--initrd", f"{GUESTS}/initramfs.img", "--append", f"console=ttyS0 {append}"]
-    command = ["python3", "-m", "pyvmm", "run", f"{GUESTS}/{kernel}", *initrd, *options]
-    process = host.spawn(command, env=env, tty=tty)
-    process.expect(rb"init: ready", BOOT_TIMEOUT)
-    process.expect(PROMPT)
-    return process
-
-
-@dataclass
-class Findings:
-    """What guests/linux/check found, its lines by name."""
-
-    lines: dict[str, list[str]]
-
-    def numbers(self, name: str) -> Sequence[int]:
-        return [int(value) for value in self.lines[name]]
-
-
-def check(guest: Process) -> Findings:
-    """Run the guest's own check."""
-    guest.write(b"check\n")
-    start = guest.expect(rb"^check: cpus").start()
-    end = guest.expect(rb"^check: done").start()
-    lines: dict[str, list[str]] = {}
-    for name, value in re.findall(rb"^check: (\w+) (.*?)\r*$", guest.output[start:end], re.M):
-        lines.setdefault(name.decode(), []).append(value.decode())
-    return Findings(lines)
-
-
-def power_off(guest: Process) -> int:
-    guest.write(b"poweroff -f\n")
-    return guest.wait()
 
 
 def seconds(host: NestedHost) -> int:

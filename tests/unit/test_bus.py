@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyvmm.bus import Bus, Window
-from pyvmm.devices.device import Device
+from pyvmm.bus import Bus, Device, Window
 from pyvmm.errors import UsageError
 
 

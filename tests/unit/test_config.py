@@ -24,7 +24,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"serial": ("none:x",)}, "'none:x'"),
     ({"serial": ("file:a\0b",)}, "must be one of"),
     ({"boot": Linux("k", entry="efi")}, "'efi'"),
-    ({"devices": ("disk",)}, "no device 'disk'"),
+    ({"devices": ("disk",)}, "not 'disk'"),
     ({"cpus": "2"}, "cpus must be"),
     ({"cpus": 1.5}, "cpus must be"),
     ({"cpus": True}, "cpus must be"),

@@ -7,9 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from pyvmm.bus import Bus, Window
+from pyvmm.bus import Bus, Device, Window
 from pyvmm.devices import serial_spec
-from pyvmm.devices.device import Device
 from pyvmm.devices.serial import Serial
 from pyvmm.errors import UsageError
 from pyvmm.fastpath import FastPath, enabled

@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -12,24 +13,31 @@ from hypothesis import strategies as st
 
 from pyvmm import layout
 from pyvmm.errors import HostError, MemoryAccessError, UsageError
-from pyvmm.memory import GuestMemory, parse_size, split_around_hole
+from pyvmm.memory import HUGEPAGE, GuestMemory, parse_size, split_around_hole
+from pyvmm.native import ffi
 
 MIB, GIB = layout.MIB, layout.GIB
 SIZE = 4 * MIB
-SHARED = GuestMemory(SIZE)
+ONE = GuestMemory(SIZE)
+
+
+@pytest.fixture(params=[False, True], ids=["private", "shared"])
+def shared(request: pytest.FixtureRequest) -> bool:
+    """Both kinds of memory."""
+    return bool(request.param)
 
 
 @pytest.fixture
-def memory() -> Iterator[GuestMemory]:
-    memory = GuestMemory(SIZE)
+def memory(shared: bool) -> Iterator[GuestMemory]:
+    memory = GuestMemory(SIZE, shared=shared)
     yield memory
     memory.close()
 
 
 @pytest.fixture
-def large() -> Iterator[GuestMemory]:
+def large(shared: bool) -> Iterator[GuestMemory]:
     """Around the hole; none of it is touched, so it costs nothing."""
-    memory = GuestMemory(5 * GIB)
+    memory = GuestMemory(5 * GIB, shared=shared)
     yield memory
     memory.close()
 
@@ -77,10 +85,10 @@ def test_impossible_sizes_are_refused(size: int) -> None:
         GuestMemory(size)
 
 
-def test_more_than_the_host_can_have_is_an_error_that_leaves_nothing() -> None:
+def test_more_than_the_host_can_have_is_an_error_that_leaves_nothing(shared: bool) -> None:
     before = os.listdir("/proc/self/fd")
     with pytest.raises(HostError, match="MiB of memory"):
-        GuestMemory(1 << 62)
+        GuestMemory(1 << 62, shared=shared)
     assert os.listdir("/proc/self/fd") == before
 
 
@@ -101,10 +109,10 @@ def test_integers_are_little_endian(memory: GuestMemory) -> None:
 def test_no_access_gets_outside(address: int, length: int) -> None:
     inside = address >= 0 and length >= 0 and address + length <= SIZE
     if inside:
-        assert len(SHARED.view(address, length)) == length
+        assert len(ONE.view(address, length)) == length
     else:
         with pytest.raises(MemoryAccessError):
-            SHARED.view(address, length)
+            ONE.view(address, length)
 
 
 @pytest.mark.parametrize(
@@ -141,18 +149,51 @@ def test_a_view_is_the_guests_own_memory(memory: GuestMemory) -> None:
     assert bytes(view) == b"xbcd"
 
 
-def test_another_mapping_of_the_memfd_sees_the_same_bytes(memory: GuestMemory) -> None:
+def test_another_mapping_of_shared_memory_sees_the_same_bytes() -> None:
+    memory = GuestMemory(SIZE, shared=True)
     memory.write(0x3000, b"shared")
     with mmap.mmap(memory.fd, SIZE) as other:
         assert other[0x3000:0x3006] == b"shared"
+    memory.close()
 
 
-def test_only_what_is_touched_is_allocated(large: GuestMemory) -> None:
+def test_only_what_is_touched_is_allocated(large: GuestMemory, shared: bool) -> None:
     assert list(large.touched()) == []
     large.write_u8(0x5000, 1)
-    large.write(4 * GIB + 0x2FFF, b"ab")
-    assert list(large.touched()) == [(0x5000, 4096), (4 * GIB + 0x2000, 8192)]
-    assert os.fstat(large.fd).st_blocks * 512 == 3 * 4096
+    large.write_u8(HUGEPAGE - 1, 1)
+    large.write(4 * GIB + 3 * HUGEPAGE - 1, b"ab")
+    if shared:
+        assert list(large.touched()) == [
+            (0x5000, 4096),
+            (HUGEPAGE - 4096, 4096),
+            (4 * GIB + 3 * HUGEPAGE - 4096, 8192),
+        ]
+        assert os.fstat(large.fd).st_blocks * 512 == 4 * 4096
+    else:
+        assert list(large.touched()) == [
+            (0, HUGEPAGE),
+            (4 * GIB + 2 * HUGEPAGE, 2 * HUGEPAGE),
+        ]
+
+
+def test_private_memory_is_aligned_for_huge_pages() -> None:
+    memory = GuestMemory(5 * GIB)
+    for region in memory.regions:
+        address = int(ffi.cast("uintptr_t", ffi.from_buffer(region.view)))
+        assert address % HUGEPAGE == region.base % HUGEPAGE == 0
+    memory.close()
+
+
+def test_a_child_process_gets_no_copy_of_private_memory() -> None:
+    memory = GuestMemory(SIZE)
+    address = int(ffi.cast("uintptr_t", ffi.from_buffer(memory.regions[0].view)))
+    child = os.fork()
+    if not child:
+        lines = Path("/proc/self/maps").read_text().splitlines()
+        spans = [[int(end, 16) for end in line.split()[0].split("-")] for line in lines]
+        os._exit(any(start <= address < end for start, end in spans))
+    assert os.waitpid(child, 0)[1] == 0
+    memory.close()
 
 
 def test_reading_untouched_memory_gives_zeros(memory: GuestMemory) -> None:
@@ -166,10 +207,13 @@ def test_discarded_memory_is_zero_and_costs_nothing(memory: GuestMemory) -> None
     assert memory.read(0x1000, 6) == bytes(6)
 
 
-def test_preallocated_memory_is_all_there() -> None:
-    memory = GuestMemory(SIZE, prealloc=True)
-    assert os.fstat(memory.fd).st_blocks * 512 == SIZE
-    assert list(memory.touched()) == []  # there, but all zeros
+def test_preallocated_memory_is_all_there(shared: bool) -> None:
+    memory = GuestMemory(SIZE, shared=shared, prealloc=True)
+    if shared:
+        assert os.fstat(memory.fd).st_blocks * 512 == SIZE
+    else:
+        assert list(memory.touched()) == [(0, SIZE)]
+    assert memory.read(0, SIZE) == bytes(SIZE)
     memory.close()
 
 
@@ -180,8 +224,7 @@ def test_closed_memory_is_refused_and_closing_twice_is_no_error(memory: GuestMem
         memory.u8(0)
 
 
-def test_a_view_that_is_still_held_outlives_the_memory() -> None:
-    memory = GuestMemory(SIZE)
+def test_a_view_that_is_still_held_outlives_the_memory(memory: GuestMemory) -> None:
     view = memory.view(0x1000, 4)
     view[:] = b"kept"
     memory.close()

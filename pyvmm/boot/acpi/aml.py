@@ -162,7 +162,7 @@ def return_(value: bytes) -> bytes:
 # Resource descriptors, §6.4.
 
 _CONSUMER = 1 << 0  # extended interrupt flags, table 6.56; the address spaces' general flags
-_EDGE = 1 << 1  # extended interrupt flags; neither active-low nor shared
+_SHARED = 1 << 3  # extended interrupt flags; neither edge-triggered nor active-low
 _MIN_FIXED, _MAX_FIXED = (
     1 << 2,
     1 << 3,
@@ -194,8 +194,8 @@ def memory32_fixed(base: int, size: int) -> bytes:
 
 
 def interrupt(gsi: int) -> bytes:
-    """Extended interrupt descriptor, §6.4.3.6: one, edge-triggered, active high, not shared."""
-    return struct.pack("<BHBBI", 0x89, 6, _CONSUMER | _EDGE, 1, gsi)
+    """Extended interrupt descriptor, §6.4.3.6: one, level-triggered, active high, shared."""
+    return struct.pack("<BHBBI", 0x89, 6, _CONSUMER | _SHARED, 1, gsi)
 
 
 def _address_space(tag: int, field: str, kind: int, flags: int, first: int, size: int) -> bytes:

@@ -185,11 +185,7 @@ def _pvpanic() -> bytes:
 
 
 def _virtio_mmio(index: int, base: int, gsi: int) -> bytes:
-    """A virtio-mmio transport under the id that Linux's virtio_mmio driver answers to.
-
-    Its interrupt is an edge, because a pulse from an irqfd on a level-triggered pin is lost while
-    the one before it has not been acknowledged.
-    """
+    """A virtio-mmio transport under the id that Linux's virtio_mmio driver answers to."""
     return aml.device(
         f"V{index:03X}",
         aml.name("_HID", aml.string("LNRO0005")),

@@ -177,7 +177,7 @@ def test_close_releases_every_descriptor_and_watch(stage: Stage, tmp_path: Path)
     stage.run(pipes.close)
     stage.run(lambda: None)
     assert open_fds() == before
-    assert len(stage.loop._selector.get_map()) == 1
+    assert len(stage.loop._watches) == 1
 
 
 def test_close_sends_the_last_output_to_a_reader_who_is_behind(stage: Stage) -> None:

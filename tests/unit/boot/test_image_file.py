@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from pyvmm.boot.image_file import PIECE, ImageFile
+from pyvmm.boot.image_file import ImageFile
 from pyvmm.errors import ImageError
-from pyvmm.memory import GuestMemory
+from pyvmm.memory import HUGEPAGE, GuestMemory
 
 Save = Callable[..., str]
 
@@ -24,38 +24,18 @@ def test_a_copy_puts_the_bytes_where_asked_and_nothing_beside(
     assert memory.u8(0x10_0003 + len(data) - 20) == 0
 
 
-@pytest.mark.parametrize("sparse", [True, False])
-def test_zeros_leave_guest_pages_untouched(
-    memory: GuestMemory, tmp_path: Path, sparse: bool
-) -> None:
+def test_holes_leave_guest_pages_untouched(memory: GuestMemory, tmp_path: Path) -> None:
     path = tmp_path / "image"
-    size = 8 * PIECE
+    size = 8 * HUGEPAGE
     with path.open("wb") as out:
-        if not sparse:
-            out.write(bytes(size))
-        for at in (PIECE, 5 * PIECE):
+        for at in (HUGEPAGE, 5 * HUGEPAGE):
             out.seek(at)
-            out.write(b"x" * PIECE)
+            out.write(b"x" * HUGEPAGE)
         out.truncate(size)
     with ImageFile.open(path) as file:
-        file.copy_into(memory, 0x10_0000, 0, size)
-    assert list(memory.touched()) == [
-        (0x10_0000 + PIECE, PIECE),
-        (0x10_0000 + 5 * PIECE, PIECE),
-    ]
-
-
-def test_memory_without_write_is_filled_through_its_mapping(
-    memory: GuestMemory, save: Save, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(*_: object) -> int:
-        raise OSError(22, "as hugetlbfs does")
-
-    monkeypatch.setattr(os, "pwrite", refuse)
-    data = bytes(range(1, 200)) * 1000
-    with ImageFile.open(save(data)) as file:
-        file.copy_into(memory, 0x10_0000, 0, len(data))
-    assert memory.read(0x10_0000, len(data)) == data
+        file.copy_into(memory, 2 * HUGEPAGE, 0, size)
+    assert list(memory.touched()) == [(3 * HUGEPAGE, HUGEPAGE), (7 * HUGEPAGE, HUGEPAGE)]
+    assert memory.read(7 * HUGEPAGE, HUGEPAGE) == b"x" * HUGEPAGE
 
 
 def test_reading_past_the_end_is_a_truncated_file(memory: GuestMemory, save: Save) -> None:

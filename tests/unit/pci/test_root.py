@@ -9,10 +9,11 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from pyvmm import layout
 from pyvmm.bus import Bus
-from pyvmm.devices import pci_spec as spec
-from pyvmm.devices.pci import MEMORY_WINDOW, Bar, Function, HostBridge, PciRoot
 from pyvmm.errors import UsageError
-from tests.fakes.lines import FakeWindow
+from pyvmm.pci import pci_spec as spec
+from pyvmm.pci.function import Bar, Function, HostBridge
+from pyvmm.pci.root import MEMORY_WINDOW, PciRoot
+from tests.fakes.lines import FakeLine, FakeWindow
 
 HIGH_WINDOW = range(1 << 38, 1 << 39)
 
@@ -21,7 +22,7 @@ class Card(Function):
     """A function with a BAR of each kind, which notes what it is told."""
 
     def __init__(self) -> None:
-        super().__init__(0x1AF4, 0x1042, 0x01_0802, revision=1, interrupt_pin=1)
+        super().__init__(0x1AF4, 0x1042, 0x01_0802, revision=1, line=FakeLine())
         self.told: list[tuple[int, int | None]] = []
         self.commands: list[int] = []
         self.memory = self.add_bar(0, 0x4000)

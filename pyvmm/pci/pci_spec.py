@@ -43,7 +43,8 @@ SUBSYSTEM_VENDOR_ID = 0x2C  # 16
 SUBSYSTEM_ID = 0x2E  # 16
 CAPABILITIES = 0x34  # 8: the first capability
 INTERRUPT_LINE = 0x3C  # 8, RW: firmware's note to the system
-INTERRUPT_PIN = 0x3D  # 8: 0 none, 1 to 4 INTA# to INTD#
+INTERRUPT_PIN = 0x3D  # 8
+PIN_NONE, PIN_A = 0, 1  # §6.2.4
 HEADER_SIZE = 0x40
 LEGACY_SIZE = 0x100  # what mechanism #1 reaches, and where capabilities must lie
 
@@ -55,6 +56,7 @@ COMMAND_INTX_DISABLE = 1 << 10
 COMMAND_WRITABLE = COMMAND_IO | COMMAND_MEMORY | COMMAND_BUS_MASTER | COMMAND_INTX_DISABLE
 
 # §6.2.3 status.
+STATUS_INTERRUPT = 1 << 3  # the pin is asserted, also while COMMAND_INTX_DISABLE keeps it quiet
 STATUS_CAPABILITIES = 1 << 4
 
 HEADER_MULTIFUNCTION = 1 << 7  # §6.2.1, in function 0
@@ -71,6 +73,25 @@ CAPABILITY_ID = 0
 CAPABILITY_NEXT = 1
 CAPABILITY_HEADER = 2
 CAPABILITY_ALIGN = 4
+
+CAPABILITY_VENDOR = 0x09  # Appendix H
+CAPABILITY_MSIX = 0x11
+
+# §6.8.2 MSI-X. The capability's own registers, after its header; offsets from there.
+MSIX_CONTROL = CAPABILITY_HEADER  # 16: table size - 1, RO, and:
+MSIX_CONTROL_MASK = 1 << 14  # of the function
+MSIX_CONTROL_ENABLE = 1 << 15
+MSIX_TABLE = 4  # 32: offset in a BAR, and the BAR's index in the lowest three bits
+MSIX_PBA = 8  # 32, likewise
+MSIX_VECTORS_MAX = 2048
+# An entry of the table, §6.8.2.6 ff.; RW.
+MSIX_ENTRY_SIZE = 16
+MSIX_ADDRESS = 0  # 64, of which the lowest two bits are 0
+MSIX_ADDRESS_ALIGN = 4
+MSIX_DATA = 8  # 32
+MSIX_VECTOR_CONTROL = 12  # 32
+MSIX_VECTOR_MASKED = 1 << 0
+MSIX_PENDING_WIDTH = 64  # the array of pending bits comes in quadwords, §6.8.2.9
 
 # Appendix D class codes, as CLASS holds them.
 CLASS_HOST_BRIDGE = 0x06_0000

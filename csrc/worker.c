@@ -1,0 +1,377 @@
+/*
+ * A disk's threads.
+ *
+ * The leader waits for the doorbells and takes requests from the rings. What does not block it
+ * carries out itself; for what does there are helpers, made when they are first needed. What C does
+ * not understand, and what fails, goes to Python as it came.
+ *
+ * Facts about locking. One lock guards the rings, the lists of requests and the counts; it is never
+ * held across I/O. When the leader is parked, `running` is zero and `todo` empty, no thread here
+ * touches the guest's memory. Requests are never allocated: ring.c lets no queue have more in
+ * flight than it has entries, and there is one for each of those.
+ *
+ * Facts about doorbells. The leader's epoll set is edge-triggered: a signal that comes after one
+ * epoll_wait is reported by the next, whether or not anybody reads the eventfd. So nobody does.
+ */
+#define _GNU_SOURCE
+#include <linux/virtio_blk.h>
+#include <poll.h>
+#include <stdio.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <time.h>
+
+#include "disk.h"
+
+enum {
+    BATCH = 64,         /* requests taken before the other queues have their turn */
+    SHOWN = 256 << 10,  /* bytes moved before what is done is shown to the driver */
+    EVENTS = 16,        /* doorbells learnt of at once */
+    COMPANY = 64,       /* for how many requests the leader remembers that others came meanwhile */
+    STACK = 128 << 10,  /* bytes */
+    SECOND = 1000000000 /* nanoseconds */
+};
+
+static const uint64_t POLL_FIRST = 4000; /* nanoseconds: where the time of polling starts to grow */
+
+static uint64_t now(void)
+{
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return (uint64_t)time.tv_sec * SECOND + (uint64_t)time.tv_nsec;
+}
+
+/* ---- answers; with the lock held ---- */
+
+static void answer(struct pv_disk *disk, struct request *request)
+{
+    const struct operation *op = &request->op;
+    struct pv_disk_counters *counters = &disk->counters;
+    uint32_t written = 1; /* the status byte */
+
+    *op->status = VIRTIO_BLK_S_OK;
+    if (op->type == VIRTIO_BLK_T_IN) {
+        written += (uint32_t)op->length;
+        counters->reads++;
+        counters->read_bytes += op->length;
+    } else if (op->type == VIRTIO_BLK_T_OUT) {
+        counters->writes++;
+        counters->written_bytes += op->length;
+    } else {
+        counters->flushes++;
+    }
+    pv_queue_push(request->queue->ring, request->chain.head, request->chain.count, written);
+    pv_put_back(disk->threads, request);
+}
+
+static void hand_over(struct pv_disk *disk, struct request *request)
+{
+    pv_append(&disk->threads->handed, request);
+    disk->counters.handed++;
+    eventfd_write(disk->attention, 1);
+}
+
+/* A request was carried out, or could not be. */
+static void settle(struct pv_disk *disk, struct request *request, enum outcome outcome)
+{
+    if (outcome == DONE)
+        answer(disk, request);
+    else
+        hand_over(disk, request);
+}
+
+int pv_publish_answers(struct pv_disk *disk, struct pv_disk_queue *queue)
+{
+    int wanted = pv_queue_publish(queue->ring);
+    disk->counters.interrupts += (uint64_t)wanted;
+    return wanted;
+}
+
+/* Show the driver what is answered. */
+static void show(struct pv_disk *disk, struct pv_disk_queue *queue)
+{
+    if (pv_publish_answers(disk, queue))
+        eventfd_write(queue->call, 1);
+}
+
+static void fail(struct pv_disk *disk, struct pv_queue *queue)
+{
+    __atomic_store_n(&disk->broken, queue, __ATOMIC_RELEASE);
+    eventfd_write(disk->attention, 1);
+}
+
+/* ---- threads ---- */
+
+int pv_start_thread(pthread_t *thread, void *(*run)(void *), struct pv_disk *disk)
+{
+    pthread_attr_t attributes;
+    int error = pthread_attr_init(&attributes);
+    if (error)
+        return error;
+    pthread_attr_setstacksize(&attributes, STACK);
+    error = pthread_create(thread, &attributes, run, disk);
+    pthread_attr_destroy(&attributes);
+    return error;
+}
+
+static void begin(const struct pv_disk *disk)
+{
+    char name[16]; /* prctl(2), PR_SET_NAME */
+
+    snprintf(name, sizeof(name), "pv-%s", disk->name);
+    pthread_setname_np(pthread_self(), name);
+}
+
+/* Carry out a request that may block; called and left with the lock held. */
+static void wait_for(struct pv_disk *disk, struct request *request)
+{
+    struct pv_disk_threads *threads = disk->threads;
+    struct pv_disk_queue *queue = request->queue;
+    enum outcome outcome;
+
+    pthread_mutex_unlock(&threads->lock);
+    outcome = pv_carry_out(disk, request, 1);
+    pthread_mutex_lock(&threads->lock);
+    settle(disk, request, outcome);
+    show(disk, queue);
+}
+
+static void *help(void *argument)
+{
+    struct pv_disk *disk = argument;
+    struct pv_disk_threads *threads = disk->threads;
+    struct request *request;
+
+    begin(disk);
+    pthread_mutex_lock(&threads->lock);
+    for (;;) {
+        while (!threads->todo.first && threads->state != ENDED) {
+            threads->idle++;
+            pthread_cond_wait(&threads->work, &threads->lock);
+            threads->idle--;
+        }
+        request = pv_take(&threads->todo);
+        if (!request)
+            break;
+        threads->waiting--;
+        threads->running++;
+        disk->counters.helped++;
+        wait_for(disk, request);
+        if (--threads->running == 0)
+            pthread_cond_broadcast(&threads->changed);
+    }
+    pthread_mutex_unlock(&threads->lock);
+    return NULL;
+}
+
+/* Leave a request to the helpers. */
+static void ask_for_help(struct pv_disk *disk, struct request *request)
+{
+    struct pv_disk_threads *threads = disk->threads;
+    uint32_t count = threads->helper_count;
+
+    pv_append(&threads->todo, request);
+    threads->waiting++;
+    pthread_cond_signal(&threads->work);
+    if (threads->waiting > threads->idle && count < PV_DISK_HELPERS &&
+        pv_start_thread(&threads->helpers[count], help, disk) == 0)
+        threads->helper_count++;
+    if (threads->helper_count == 0) { /* the host allows no more threads */
+        threads->waiting--;
+        wait_for(disk, pv_take(&threads->todo));
+    }
+}
+
+/* ---- the leader ---- */
+
+static int stopping(const struct pv_disk *disk)
+{
+    return __atomic_load_n(&disk->threads->state, __ATOMIC_ACQUIRE) != STARTED;
+}
+
+/* Wait for doorbells, `timeout` ms; how many rang. */
+static int wait_for_doorbells(struct pv_disk *disk, int timeout)
+{
+    struct epoll_event events[EVENTS];
+    int count = epoll_wait(disk->threads->epoll, events, EVENTS, timeout);
+
+    for (int i = 0; i < count; i++) {
+        struct pv_disk_queue *queue = events[i].data.ptr;
+        if (queue)
+            queue->looking = 1;
+    }
+    return count;
+}
+
+/* Wait until the limits allow the operation. */
+static void throttle(struct pv_disk *disk, const struct request *request)
+{
+    struct pv_disk_threads *threads = disk->threads;
+    struct pollfd wake = {.fd = threads->wake, .events = POLLIN};
+    uint64_t at = now(), due = pv_charge(disk, request, at);
+    eventfd_t count;
+
+    if (due > at) {
+        pthread_mutex_lock(&threads->lock);
+        show(disk, request->queue);
+        pthread_mutex_unlock(&threads->lock);
+    }
+    for (; due > at && !stopping(disk); at = now()) {
+        struct timespec left = {.tv_sec = (time_t)((due - at) / SECOND),
+                                .tv_nsec = (long)((due - at) % SECOND)};
+        if (ppoll(&wake, 1, &left, NULL) > 0)
+            eventfd_read(threads->wake, &count);
+    }
+}
+
+/* One request would block, and only one: whether the leader may as well do it itself. Others may
+ * come meanwhile; then it leaves the next ones to the helpers. */
+static int alone(struct pv_disk *disk, struct pv_disk_queue *queue)
+{
+    struct pv_disk_threads *threads = disk->threads;
+
+    if (threads->running || threads->todo.first)
+        return 0;
+    if (threads->company) {
+        threads->company--;
+        return 0;
+    }
+    if (pv_queue_allow(queue->ring) == 0)
+        return 1;
+    threads->company = COMPANY;
+    return 0;
+}
+
+/* Take what one queue holds, up to BATCH; with the lock held. The last result of pv_queue_pop. */
+static int take_batch(struct pv_disk *disk, struct pv_disk_queue *queue, struct list *blocked)
+{
+    struct pv_disk_threads *threads = disk->threads;
+    struct request *request;
+    enum outcome outcome;
+    uint64_t bytes = 0;
+    int got = 1, understood, count;
+
+    for (count = 0; count < BATCH; count++) {
+        request = threads->unused;
+        got = pv_queue_pop(queue->ring, &request->chain);
+        if (got <= 0)
+            break;
+        threads->unused = request->next;
+        pthread_mutex_unlock(&threads->lock);
+        request->queue = queue;
+        request->failed = 0;
+        understood = pv_understand(disk, request);
+        if (disk->iops || disk->bps)
+            throttle(disk, request);
+        outcome = understood ? pv_carry_out(disk, request, 0) : FAILED;
+        pthread_mutex_lock(&threads->lock);
+        if (outcome == BLOCKS)
+            pv_append(blocked, request);
+        else
+            settle(disk, request, outcome);
+        bytes += request->op.length;
+        if (bytes >= SHOWN) {
+            show(disk, queue);
+            bytes = 0;
+        }
+    }
+    disk->counters.batches += count > 0;
+    if (count && disk->poll)
+        threads->last = now();
+    show(disk, queue);
+    return got;
+}
+
+/* Whether to look at the rings again, having found nothing. */
+static int polling(const struct pv_disk *disk)
+{
+    const struct pv_disk_threads *threads = disk->threads;
+    return threads->window && now() - threads->last < threads->window;
+}
+
+static void serve(struct pv_disk *disk, struct pv_disk_queue *queue)
+{
+    struct pv_disk_threads *threads = disk->threads;
+    struct list blocked = {NULL, &blocked.first};
+    struct request *request;
+    int got;
+
+    pthread_mutex_lock(&threads->lock);
+    pv_queue_suppress(queue->ring);
+    got = take_batch(disk, queue, &blocked);
+    request = blocked.first;
+    if (request && !request->next && alone(disk, queue)) {
+        wait_for(disk, request);
+        if (wait_for_doorbells(disk, 0) > 0)
+            threads->company = COMPANY;
+    } else {
+        while ((request = pv_take(&blocked)))
+            ask_for_help(disk, request);
+    }
+    if (got == 0 && !polling(disk))
+        got = pv_queue_allow(queue->ring);
+    else if (got == 0)
+        got = 1;
+    if (got < 0)
+        fail(disk, queue->ring);
+    queue->looking = got > 0;
+    pthread_mutex_unlock(&threads->lock);
+}
+
+/* Wait for the next doorbell, and learn from how long that took how long polling is worth while:
+ * it is not where requests are further apart than disk->poll. */
+static void sleep_until_rung(struct pv_disk *disk)
+{
+    struct pv_disk_threads *threads = disk->threads;
+    uint64_t grown = threads->window ? 2 * threads->window : POLL_FIRST;
+
+    wait_for_doorbells(disk, -1);
+    disk->counters.wakeups++;
+    if (!disk->poll)
+        return;
+    if (now() - threads->last > disk->poll)
+        threads->window = 0;
+    else
+        threads->window = grown < disk->poll ? grown : disk->poll;
+}
+
+/* Wait while the disk is stopped; 0 at its end. */
+static int may_lead(struct pv_disk *disk)
+{
+    struct pv_disk_threads *threads = disk->threads;
+    int started;
+
+    if (!stopping(disk))
+        return 1;
+    pthread_mutex_lock(&threads->lock);
+    threads->parked = 1;
+    pthread_cond_broadcast(&threads->changed);
+    while (threads->state == STOPPED)
+        pthread_cond_wait(&threads->changed, &threads->lock);
+    threads->parked = 0;
+    started = threads->state == STARTED;
+    for (uint32_t i = 0; i < disk->queue_count; i++)
+        disk->queues[i].looking = 1;
+    pthread_mutex_unlock(&threads->lock);
+    return started;
+}
+
+void *pv_lead(void *argument)
+{
+    struct pv_disk *disk = argument;
+
+    begin(disk);
+    while (may_lead(disk)) {
+        int looking = 0;
+        for (uint32_t i = 0; i < disk->queue_count && !disk->broken; i++) {
+            if (disk->queues[i].looking)
+                serve(disk, &disk->queues[i]);
+            looking |= disk->queues[i].looking;
+        }
+        if (looking && !disk->broken)
+            wait_for_doorbells(disk, 0);
+        else
+            sleep_until_rung(disk);
+    }
+    return NULL;
+}
