@@ -252,7 +252,9 @@ def _parse(key: str, form: str, value: str | None) -> object:
         return True
     if not value:
         raise UsageError(f"{key} must be given as {key}={form}")
-    if form == "on|off" and value in ("on", "off"):
+    if form == "on|off":
+        if value not in ("on", "off"):
+            raise UsageError(f"{key} must be on or off, not {value!r}")
         return value == "on"
     if form == "N" and value.isascii() and value.isdigit() and len(value) < SERIAL_SIZE:
         return int(value)

@@ -327,9 +327,8 @@ class Machine:
                 raise UsageError("The machine has been started already")
             self._paused = False
             self.timeline.mark("entered")
-            if not (
-                self._wanted or self._looking or self._stops
-            ):  # a request from before goes first
+            # A request from before goes first.
+            if not (self._wanted or self._looking or self._stops):
                 self._gate.open()
         for vcpu in vcpus:
             thread = start_thread(f"vcpu{vcpu.index}", self._run_vcpu, vcpu)
