@@ -17,4 +17,4 @@ $(OUT)/%32.elf: %32.c $(TINY_PARTS)
 
 $(OUT)/%.elf: %.c $(TINY_PARTS)
 	@mkdir -p $(@D)
-	$(CC) $(TINY_64) include/start64.S include/guest.c $< -o $@
+	$(CC) $(TINY_64) include/start64.S include/guest.c include/virtio.c $< -o $@

@@ -35,8 +35,8 @@ BURST_SECONDS = 0.1  # of a rate, that may be used at once after a pause
 class Storage(Protocol):
     """The host's side of a disk. All but `size` is constant; sizes are in bytes.
 
-    The methods are called on the worker's thread, `offset` and lengths are inside the disk and
-    multiples of 512. They do all that is asked or raise OSError.
+    The methods are called on the worker's thread; `offset` and lengths are inside the disk and
+    multiples of 512, `length` is above 0. They do all that is asked or raise OSError.
     """
 
     size: int  # a multiple of `block_size`

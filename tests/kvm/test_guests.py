@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from conftest import SOFTWARE_KVM, TIMEOUT, program
 
-from pyvmm import Linux, Machine
+from pyvmm import Linux, Machine, peripherals
 
 MANIFEST = Path(__file__).parents[2] / "guests/manifest.toml"
 GUESTS: list[dict[str, Any]] = tomllib.loads(MANIFEST.read_text())["guest"]
@@ -25,6 +25,8 @@ def test_a_guest_ends_as_it_should(guest: dict[str, Any]) -> None:
         memory=guest.get("memory", "64M"),
         cpus=guest.get("cpus", 1),
         no_reboot=guest.get("no_reboot", True),
+        devices=tuple(getattr(peripherals, kind)() for kind in guest.get("devices", ())),
+        transport=guest.get("transport", "pci"),
     )
     with machine:
         machine.start()
