@@ -36,12 +36,13 @@ OPTIONS = {
     "iops": "N",
     "bps": "SIZE",
     "packed": "on|off",
+    "poll": "N",
 }
 SYNTAX = "".join(f"[,{key}={form}]" if form else f"[,{key}]" for key, form in OPTIONS.items())
 # What another than pyvmm decides, and so cannot be asked of it.
 _FOREIGN = {
     "raw": (),
-    "qcow2": ("serial", "werror", "packed"),
+    "qcow2": ("serial", "werror", "packed", "poll"),
     "vhost-user": (
         "format",
         "ro",
@@ -53,8 +54,9 @@ _FOREIGN = {
         "iops",
         "bps",
         "packed",
+        "poll",
     ),
-    "python": ("format", "ro", "snapshot", "discard"),
+    "python": ("format", "ro", "snapshot", "discard", "poll"),
 }
 
 
@@ -74,6 +76,7 @@ class Disk(Peripheral):
     werror     when the host has no space left: report an error, or stop until there is some
     iops, bps  the most requests and bytes (also as 10M) a second, 0 is no limit
     packed     offer packed rings, too
+    poll       microseconds at most to look for the next request before sleeping; 0 is not to
     """
 
     name: str
@@ -89,6 +92,7 @@ class Disk(Peripheral):
     iops: int = 0
     bps: int | str = 0
     packed: bool = False
+    poll: int = 0
     backend: object = None
 
     @property
@@ -140,6 +144,7 @@ class Disk(Peripheral):
                 bps=parse_size(self.bps),
                 hold=host.stop if self.werror == "stop" else None,
                 packed=self.packed,
+                poll=self.poll,
             )
         except BaseException:
             storage.close()

@@ -164,9 +164,12 @@ class Driver:
         found: list[Used] = []
         while True:
             self.enable_interrupts()
-            found += self.collect()
+            new = self.collect()
+            found += new
             if len(found) >= count:
                 return found
+            if new:
+                continue  # the event that was asked for has passed
             assert self.interrupted(PATIENCE), f"only {len(found)} of {count} requests came back"
 
     def request(self, readable: Sequence[bytes] = (), writable: Sequence[int] = ()) -> bytes:
