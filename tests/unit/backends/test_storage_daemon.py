@@ -64,7 +64,7 @@ class Disks:
         self.guests: list[Guest] = []
 
     def open(self, path: Path, **options: object) -> Guest:
-        device = Disk("vda", path, **options).open(Host(2, self.loop, lambda _: print, None))
+        device = Disk("vda", path, **options).open(Host(2, self.loop, lambda _: print, None, None))
         self.guests.append(Guest(device))
         self.guests[-1].start()
         return self.guests[-1]
@@ -251,7 +251,7 @@ def test_a_path_may_have_any_character(image: Path, disks: Disks, tmp_path: Path
 
 def refusal(path: Path, **options: object) -> str:
     with pytest.raises(HostError) as error:
-        Disk("vda", path, **options).open(Host(1, None, lambda _: print, None))
+        Disk("vda", path, **options).open(Host(1, None, lambda _: print, None, None))
     return str(error.value)
 
 
@@ -304,7 +304,7 @@ def test_the_daemon_ends_with_the_device(image: Path, disks: Disks) -> None:
 def test_the_daemon_ends_with_a_process_that_is_killed(image: Path) -> None:
     script = (
         "import sys; from pyvmm.disk_config import Disk; from pyvmm.peripherals import Host\n"
-        "device = Disk('vda', sys.argv[1]).open(Host(1, None, None, None))\n"
+        "device = Disk('vda', sys.argv[1]).open(Host(1, None, None, None, None))\n"
         "print(device.back_end._process.pid, flush=True)\n"
         "sys.stdin.read()\n"
     )

@@ -183,6 +183,14 @@ def test_the_size_is_the_terminals(guest: Guest, line: Line) -> None:
     assert config(guest)[:2] == (132, 50)
 
 
+def test_the_size_is_told_to_a_driver_that_has_become_ready(guest: Guest, line: Line) -> None:
+    line.columns_rows = (80, 24)
+    for _ in range(2):
+        guest.start()
+        guest.wait_config_changed()
+        guest.reset()
+
+
 def test_a_new_size_is_told(guest: Guest, line: Line) -> None:
     guest.start()
     line.columns_rows = (100, 30)
