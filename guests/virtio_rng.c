@@ -256,6 +256,14 @@ static void test_msix(void)
     exchange(1000);
 }
 
+static void test_forever(void)
+{
+    begin_msix();
+    print("ready\n");
+    for (;;)
+        exchange(1);
+}
+
 #define RUN(name)                                                                                  \
     do {                                                                                           \
         if (command_is(#name)) {                                                                   \
@@ -279,5 +287,6 @@ void main(const void *boot_params)
     RUN(reset);
     RUN(mistake);
     RUN(window);
+    RUN(forever);
     fail("The command line names no test");
 }
