@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from functools import partial
 
 from pyvmm import layout
+from pyvmm.backends.chardev import Chardev
 from pyvmm.boot import acpi, start
 from pyvmm.boot.entry import Entry
 from pyvmm.bus import Bus, Device
@@ -55,6 +56,7 @@ class Callbacks(Value):
     debug_exit: Callable[[int], object]
     panicked: Callable[[], object]
     output: Callable[[int, bytes], object]  # what serial port 0 or 1 sends
+    open_line: Callable[[str, str], Chardev]  # see peripherals.Host
     stop: Callable[
         [str], Callable[[], object]
     ]  # pause for a reason until what it returns is called
@@ -81,7 +83,10 @@ class Board:
             self.kvm.require(*REQUIRED)
             self._check_limits()
             self.memory = GuestMemory(
-                config.memory_size, hugepages=config.hugepages, prealloc=config.prealloc
+                config.memory_size,
+                shared=any(what.shares_memory for what in config.devices),
+                hugepages=config.hugepages,
+                prealloc=config.prealloc,
             )
             stack.callback(self.memory.close)
             self.vm: Vm = stack.enter_context(self.kvm.create_vm())

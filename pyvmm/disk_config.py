@@ -42,7 +42,7 @@ SYNTAX = "".join(f"[,{key}={form}]" if form else f"[,{key}]" for key, form in OP
 # What another than pyvmm decides, and so cannot be asked of it.
 _FOREIGN = {
     "raw": (),
-    "qcow2": ("snapshot", "serial", "werror", "iops", "bps", "poll"),
+    "qcow2": ("serial", "werror", "packed", "poll"),
     "vhost-user": (
         "format",
         "ro",
@@ -53,6 +53,7 @@ _FOREIGN = {
         "werror",
         "iops",
         "bps",
+        "packed",
         "poll",
     ),
     "python": ("format", "ro", "snapshot", "discard", "poll"),
@@ -104,6 +105,11 @@ class Disk(Peripheral):
             return "vhost-user"
         return self.format or ("qcow2" if path.endswith((".qcow2", ".qcow")) else "raw")
 
+    @property
+    def shares_memory(self) -> bool:
+        """See Peripheral."""
+        return self.kind in ("qcow2", "vhost-user")
+
     def check(self) -> None:
         """See Peripheral."""
         super().check()
@@ -121,6 +127,8 @@ class Disk(Peripheral):
 
     def open(self, host: Host) -> VirtioDevice:
         """See Peripheral."""
+        if self.kind in ("qcow2", "vhost-user"):
+            return self._open_foreign(self.queues or min(host.cpus, MAX_QUEUES))
         from pyvmm.virtio.blk import Blk
 
         storage = self._open_storage()
@@ -155,6 +163,35 @@ class Disk(Peripheral):
         from pyvmm.backends.disk import open_image
 
         return open_image(path, read_only=self.ro, direct=direct)
+
+    def _open_foreign(self, queues: int) -> VirtioDevice:
+        """The front end of a disk that another process serves."""
+        from pyvmm.virtio.vhost_user_blk import VhostUserBlk
+
+        path = os.fspath(self.path)
+        if self.kind == "vhost-user":
+            from pyvmm.backends.vhost_socket import VhostSocket
+
+            back_end = VhostSocket(path.removeprefix(VHOST_USER))
+            return VhostUserBlk(self.name, back_end, queues=queues)
+        from pyvmm.backends.storage_daemon import Image, StorageDaemon
+
+        image = Image(
+            path,
+            read_only=self.ro,
+            snapshot=self.snapshot,
+            direct=self.cache == "none",
+            discard=self.discard,
+            iops=self.iops,
+            bps=parse_size(self.bps),
+        )
+        return VhostUserBlk(
+            self.name,
+            StorageDaemon(image, queues),
+            queues=queues,
+            writeback=self.cache != "writethrough",
+            discard=self.discard,
+        )
 
 
 def _check(key: str, form: str, value: object) -> None:

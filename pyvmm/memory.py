@@ -42,10 +42,14 @@ PAGEMAP_ENTRY, PAGEMAP_TOP = 8, 7  # bytes
 
 
 class Region(Value):
-    """`size` bytes of RAM at guest-physical `base`; in shared memory, at `offset` of its memfd."""
+    """`size` bytes of RAM at guest-physical `base`.
+
+    In shared memory they are kept at `offset` of the memfd `fd`, which is -1 otherwise.
+    """
 
     base: int
     size: int
+    fd: int
     offset: int
     view: memoryview
 
@@ -99,7 +103,7 @@ class GuestMemory:
                     view = self._map_shared(length, offset)
                 else:
                     view = self._map_private(length, prealloc)
-                self.regions.append(Region(base, length, offset, view))
+                self.regions.append(Region(base, length, self.fd, offset, view))
                 offset += length
         except (OSError, ValueError) as error:
             self.close()
@@ -117,8 +121,6 @@ class GuestMemory:
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | lib.MAP_NORESERVE
         mapping = mmap.mmap(-1, length + HUGEPAGE, flags)
         self._mappings.append(mapping)
-        with suppress(OSError):  # a host without transparent huge pages
-            mapping.madvise(mmap.MADV_HUGEPAGE)
         # After a fork the host would copy every page that the guest writes, for a child that has
         # no use for it.
         mapping.madvise(mmap.MADV_DONTFORK)
@@ -140,6 +142,17 @@ class GuestMemory:
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
+
+    def use_huge_pages(self) -> None:
+        """From here on have the host give huge pages to private memory, where it can.
+
+        For a guest that uses more than a few: the first touch of one costs as much as of 512 small
+        ones, and several ms in a virtual machine that gives its free memory back.
+        """
+        if self.fd < 0:
+            for mapping in self._mappings:
+                with suppress(OSError):  # a host without transparent huge pages
+                    mapping.madvise(mmap.MADV_HUGEPAGE)
 
     def discard(self) -> None:
         """Make every byte zero and return the pages to the host."""

@@ -11,11 +11,11 @@ from collections.abc import Callable, Sequence
 
 from pyvmm.errors import MemoryAccessError, UsageError
 from pyvmm.layout import KIB, MIB
-from pyvmm.memory import parse_size
+from pyvmm.memory import GuestMemory, parse_size
 from pyvmm.virtio import balloon_spec as spec
 from pyvmm.virtio import virtio_spec
 from pyvmm.virtio.chain import Chain
-from pyvmm.virtio.device import VirtioDevice
+from pyvmm.virtio.device import Transport, VirtioDevice
 from pyvmm.virtio.virtqueue import QueueError, Ring, Virtqueue
 
 QUEUE_SIZE = 128
@@ -23,20 +23,27 @@ MOST = 64 * KIB  # bytes of a request that are looked at; Linux's have 1 KiB
 
 
 class Balloon(VirtioDevice):
-    """See VirtioDevice. `target` is what the guest is to be left with at first, in bytes."""
+    """See VirtioDevice. `target` is what the guest is to be left with at first, as in `resize`."""
 
     ID = virtio_spec.ID_BALLOON
 
-    def __init__(self, name: str, *, target: int | None = None) -> None:
+    def __init__(self, name: str, *, target: int | str | None = None) -> None:
         features = spec.F_STATS_VQ | spec.F_DEFLATE_ON_OOM | spec.F_PAGE_REPORTING
         super().__init__(name, [QUEUE_SIZE] * spec.QUEUES, features)
-        self._target = target
+        self._initial = target
+        self._wanted = 0  # pages in the balloon, as we would like it
         self._actual = 0  # pages in the balloon, as the driver says
         self._roles: dict[int, Callable[[Chain], None]] = {}
         self._statistics: dict[str, int] = {}
         self._answered = threading.Condition()  # the statistics, and how often they came
         self._answers = 0
-        self._held: tuple[Virtqueue, Chain] | None = None  # the driver's buffer for them
+        self._buffer: tuple[Virtqueue, Chain] | None = None  # the driver's buffer for them
+
+    def attach(self, memory: GuestMemory, transport: Transport) -> None:
+        """See VirtioDevice. Raises UsageError if the guest has not so much memory."""
+        super().attach(memory, transport)
+        if self._initial is not None:
+            self._set_target(self._initial)
 
     # ---- for programs; any thread ----
 
@@ -46,12 +53,15 @@ class Balloon(VirtioDevice):
         It does so as far and as fast as it can; `size` says how far it is. Raises UsageError for
         less than 1M or more than there is.
         """
-        size = parse_size(target, "The guest's memory")
+        self._set_target(target)
+        self.transport.config_changed()
+
+    def _set_target(self, target: int | str) -> None:
+        size = parse_size(target, "balloon")
         if not MIB <= size <= self.memory.size:
             limit = f"{self.memory.size >> 20}M"
             raise UsageError(f"The guest must be left with 1M to {limit} of memory, not {target}")
-        self._target = size
-        self.transport.config_changed()
+        self._wanted = (self.memory.size - size) // spec.PAGE
 
     @property
     def size(self) -> int:
@@ -75,8 +85,7 @@ class Balloon(VirtioDevice):
 
     def read_config(self) -> bytes:
         """See VirtioDevice."""
-        wanted = 0 if self._target is None else (self.memory.size - self._target) // spec.PAGE
-        return spec.CONFIG.pack(wanted, self._actual)
+        return spec.CONFIG.pack(self._wanted, self._actual)
 
     def write_config(self, offset: int, data: bytes) -> None:
         """The driver tells how many pages the balloon has."""
@@ -92,14 +101,14 @@ class Balloon(VirtioDevice):
 
     def _stop(self) -> None:
         super()._stop()
-        self._held = None
+        self._buffer = None
         self._actual = 0
 
     def handle(self, queue: Virtqueue, chain: Chain) -> bool:
         """Carry out one request; statistics' are kept until they are asked for again."""
         if queue.ring.index == spec.STATS and self.negotiated & spec.F_STATS_VQ:
             self._take_statistics(chain)
-            held, self._held = self._held, (queue, chain)
+            held, self._buffer = self._buffer, (queue, chain)
             if held is not None:  # more than the one buffer that §5.5.6.3.1 allows
                 queue.push(held[1])
             return False
@@ -141,8 +150,8 @@ class Balloon(VirtioDevice):
             self._answered.notify_all()
 
     def _ask(self) -> None:
-        if self._held is not None:
-            held, self._held = self._held, None
+        if self._buffer is not None:
+            held, self._buffer = self._buffer, None
             self.complete(*held)
 
 

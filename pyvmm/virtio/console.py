@@ -24,6 +24,7 @@ from pyvmm.virtio.virtqueue import Ring, Virtqueue
 QUEUE_SIZE = 64
 CHUNK = 4 * KIB  # bytes of output that are handed on at once
 INPUT_KEPT = 4 * KIB  # bytes of input taken from the back end before the guest has room
+TELL_SIZE = 0.0, 1.0  # seconds after the driver is ready
 UNSENT_STALLS = 64 * KIB  # output waits in the guest while the back end holds more than this
 
 
@@ -93,6 +94,10 @@ class Port:
     def drained(self) -> None:
         """The back end has sent all that it held."""
         self._device.worker.loop.call_soon(lambda: self._ring(self._receive_queue + 1))
+
+    def resized(self) -> None:
+        """The terminal has another size. Any thread."""
+        self._device.transport.config_changed()
 
     # ---- the guest's side ----
 
@@ -189,19 +194,21 @@ class _ConsoleDevice(VirtioDevice):
 
 
 class Console(_ConsoleDevice):
-    """One console. The size is what the back end says; call `resized` when that changes."""
+    """One console, whose size is what the back end says."""
 
     def __init__(self, name: str, backend: CharBackend) -> None:
         super().__init__(name, [backend], spec.F_SIZE)
 
     def activate(self, features: int, rings: Sequence[Ring]) -> None:
         """See VirtioDevice."""
-        self.ports[0].opened = True
+        port, loop = self.ports[0], self.worker.loop
+        port.opened = True
         super().activate(features, rings)
-
-    def resized(self) -> None:
-        """Tell the guest to look at the size again. Any thread."""
-        self.transport.config_changed()
+        # Linux looks at the size when it is told of a new one, not before; what it is told while it
+        # still makes its port is lost, and nothing says when that is done.
+        if port.backend.size != (0, 0):
+            for delay in TELL_SIZE:
+                loop.call_at(loop.now() + delay, port.resized)
 
 
 class Ports(_ConsoleDevice):

@@ -347,7 +347,7 @@ class Guest:
 
     def __init__(self, device: VirtioDevice, *, memory: int = 8 * MIB) -> None:
         self.device = device
-        self.memory = GuestMemory(memory)
+        self.memory = GuestMemory(memory, shared=True)  # with a vhost-user back end
         self.queues: dict[int, Driver] = {}
         self.config_changes = threading.Semaphore(0)
         self.reset_wanted = threading.Event()
