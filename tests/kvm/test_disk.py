@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from conftest import TIMEOUT, numbered_disk, program
 
-from pyvmm import DebugExit, Disk, Linux, Machine
+from pyvmm import DebugExit, Disk, Linux, Machine, Quit
 from pyvmm.backends.disk import RawDisk
 from pyvmm.virtio.blk import Blk
 
@@ -106,11 +106,14 @@ def test_a_full_host_stops_the_machine_until_there_is_space(image: Path) -> None
     assert backend.data[:2] == b"\x34\x12"
 
 
-def test_a_machine_that_waits_for_space_can_be_ended(image: Path) -> None:
+@pytest.mark.parametrize("how", ["quit", "reset"])
+def test_a_machine_that_waits_for_space_can_be_ended_or_reset(image: Path, how: str) -> None:
     backend = Memory(image.read_bytes())
     backend.full = True
-    with machine("write", Disk("vda", backend=backend, werror="stop")) as vm:
+    disk = Disk("vda", backend=backend, werror="stop")
+    with Machine(machine("write", disk).config, no_reboot=False) as vm:
         vm.start()
         assert backend.failed.wait(TIMEOUT)
-        vm.quit()
-        vm.wait(TIMEOUT)
+        backend.full = False
+        getattr(vm, how)()
+        assert vm.wait(TIMEOUT) == (Quit() if how == "quit" else PASSED)
