@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import MIB, SOFTWARE_KVM, TIMEOUT, program
+from conftest import SOFTWARE_KVM, TIMEOUT, numbered_disk, program
 
 from pyvmm import Disk, Linux, Machine, peripherals
-from pyvmm.peripherals import Peripheral
 
 MANIFEST = Path(__file__).parents[2] / "guests/manifest.toml"
 GUESTS: list[dict[str, Any]] = tomllib.loads(MANIFEST.read_text())["guest"]
@@ -21,12 +20,15 @@ def test_a_guest_ends_as_it_should(guest: dict[str, Any], tmp_path: Path) -> Non
     expected = {"end": "DebugExit", "status": 33, "output": []} | guest
     if SOFTWARE_KVM:
         expected |= guest.get("software", {})
+    devices = [getattr(peripherals, kind)() for kind in guest.get("devices", ())]
+    if "disk" in guest:
+        devices.append(Disk("vda", numbered_disk(tmp_path / "disk.img"), **guest["disk"]))
     machine = Machine(
         boot=Linux(program(guest.get("program", guest["name"])), cmdline=guest.get("cmdline", "")),
         memory=guest.get("memory", "64M"),
         cpus=guest.get("cpus", 1),
         no_reboot=guest.get("no_reboot", True),
-        devices=devices(guest, tmp_path),
+        devices=tuple(devices),
         transport=guest.get("transport", "pci"),
     )
     with machine:
@@ -39,17 +41,6 @@ def test_a_guest_ends_as_it_should(guest: dict[str, Any], tmp_path: Path) -> Non
         assert (type(end).__name__, end.status) == (expected["end"], expected["status"]), output
         for text in expected["output"]:
             assert text in output
-
-
-def devices(guest: dict[str, Any], folder: Path) -> tuple[Peripheral, ...]:
-    """Those that an entry names, by class, and a disk of 1 MiB with the options that it gives."""
-    kinds = tuple(getattr(peripherals, kind)() for kind in guest.get("devices", ()))
-    if "disk" not in guest:
-        return kinds
-    image = folder / "disk.img"
-    with image.open("wb") as file:
-        file.truncate(MIB)
-    return (*kinds, Disk("vda", image, **guest["disk"]))
 
 
 def test_every_guest_is_in_the_manifest() -> None:
