@@ -29,7 +29,7 @@ log = Log(__name__)
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 PROBE_SECONDS = 1.0  # between attempts to write what there was no space for
 QUIET_SECONDS = 10.0  # between two log lines about failing requests
-BURST_SECONDS = 0.1  # of a rate, that may be used at once after a pause
+BURST_SECONDS = 0.02  # of a rate, that may be used at once after a pause
 
 
 class Storage(Protocol):
