@@ -39,8 +39,11 @@ if TYPE_CHECKING:
         UsageError,
     )
     from pyvmm.machine import Machine
+    from pyvmm.peripherals import Balloon, Console, Ports, Rng
 
 __all__ = [
+    "Balloon",
+    "Console",
     "DebugExit",
     "Disk",
     "EmulationFailed",
@@ -54,10 +57,12 @@ __all__ = [
     "Machine",
     "MachineConfig",
     "MemoryAccessError",
+    "Ports",
     "PoweredOff",
     "PyvmmError",
     "Quit",
     "Reset",
+    "Rng",
     "TripleFault",
     "UsageError",
 ]
@@ -68,6 +73,7 @@ _HOMES = {
     "Linux": "config",
     "Machine": "machine",
     "MachineConfig": "config",
+    **dict.fromkeys(("Balloon", "Console", "Ports", "Rng"), "peripherals"),
     **dict.fromkeys((name for name in __all__ if name.endswith("Error")), "errors"),
 }
 

@@ -28,6 +28,8 @@ from pyvmm.worker import Worker
 
 log = Log(__name__)
 
+COMPLAINTS_MAX = 16  # log lines about a device's driver: a guest could write any number
+
 
 class Transport(Protocol):
     """What a device may ask of its transport. Any thread."""
@@ -71,6 +73,7 @@ class VirtioDevice:
         self.memory: GuestMemory
         self.transport: Transport
         self.negotiated = 0
+        self._complaints = 0
         self.queues: dict[int, Virtqueue] = {}  # those that may be used now, by index
         self._held: dict[int, Virtqueue] = {}  # those in use while it is quiesced
         self._late: list[tuple[Virtqueue, Chain]] = []  # completed meanwhile
@@ -134,9 +137,15 @@ class VirtioDevice:
 
     def fail(self, error: QueueError) -> None:
         """The driver broke a rule: say so once, and do nothing more until it resets the device."""
-        log.warning("%s: the guest's driver broke a rule: %s", self.name, error)
+        self.complain(f"broke a rule: {error}")
         self._stop()
         self.transport.needs_reset()
+
+    def complain(self, what: str) -> None:
+        """Log what the driver has done wrong, unless it has filled the log already. Any thread."""
+        if self._complaints < COMPLAINTS_MAX:
+            self._complaints += 1
+            log.warning("%s: the guest's driver %s", self.name, what)
 
     def _stop(self) -> None:
         self._ignore_doorbells()

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pyvmm.bus import Bus, Device
 from pyvmm.errors import UsageError
 from pyvmm.irq import Doorbells, IrqLine, MsiVector
-from pyvmm.log import Log
 from pyvmm.loop import Loop
 from pyvmm.memory import GuestMemory
 from pyvmm.pci import pci_spec as pci
@@ -16,8 +15,6 @@ from pyvmm.pci.msix import Msix
 from pyvmm.virtio import pci_spec as spec
 from pyvmm.virtio.device import VirtioDevice
 from pyvmm.virtio.transport import RegisterTransport
-
-log = Log(__name__)
 
 
 class PciTransport(RegisterTransport):
@@ -73,7 +70,7 @@ class PciTransport(RegisterTransport):
             try:
                 self._mmio.place(bar.address, bar.size, self, width=spec.WIDTH)
             except UsageError as error:
-                log.warning("%s: a BAR is where it cannot be: %s", self.name, error)
+                self.device.complain(f"placed a BAR where another is: {error}")
                 return
             self._placed = bar.address
             if self._active:

@@ -204,7 +204,7 @@ class RegisterTransport(Device):
         """Log what the driver did wrong, once until it resets the device; nothing else happens."""
         if not self._complained:
             self._complained = True
-            log.warning("%s: the guest's driver %s", self.name, what)
+            self.device.complain(what)
 
     # ---- features ----
 
@@ -285,9 +285,14 @@ class RegisterTransport(Device):
         """Have KVM signal the doorbells of the enabled queues."""
         for queue in self.queues:
             at = self.doorbell_at(queue.index) if queue.enabled else None
-            if at is not None:
-                address, match = at
+            if at is None:
+                continue
+            address, match = at
+            try:
                 self._doorbells.connect(address, queue.doorbell, match)
+            except HostError as error:  # the host's limit; `notify` rings this one
+                log.warning("%s: a doorbell is slow: %s", self.name, error)
+            else:
                 self._connected.append((address, queue.doorbell, match))
 
     def disconnect_doorbells(self) -> None:
