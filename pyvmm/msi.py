@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from contextlib import suppress
 
 from pyvmm.kvm.vm import IrqchipRoute, MsiRoute, Vm
 from pyvmm.layout import GSI_COUNT
@@ -58,13 +59,12 @@ class KvmVector:
         """See MsiVector.
 
         KVM sends the message at once for an eventfd that is signalled already, but leaves its
-        counter as it is, which would look like a further interrupt later. So what is pending is
-        taken before, and signalled again; what came in between KVM has seen.
+        counter as it is, which would look like a further interrupt when it is disconnected. What
+        is signalled from then on KVM takes itself.
         """
-        pending = _take(eventfd)
         self._router.vm.irqfd(eventfd, self._gsi)
-        if not _take(eventfd) and pending:
-            os.eventfd_write(eventfd, 1)
+        with suppress(BlockingIOError):
+            os.eventfd_read(eventfd)
 
     def disconnect(self, eventfd: int) -> None:
         """See MsiVector."""
@@ -88,10 +88,3 @@ class KvmDoorbells:
     def _set(self, address: int, eventfd: int, datamatch: int | None, *, deassign: bool) -> None:
         length = 0 if datamatch is None else 4
         self._vm.ioeventfd(eventfd, address, length, datamatch=datamatch, deassign=deassign)
-
-
-def _take(eventfd: int) -> int:
-    try:
-        return os.eventfd_read(eventfd)
-    except BlockingIOError:
-        return 0
