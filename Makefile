@@ -1,6 +1,7 @@
 # make run    boot Linux to a shell on the serial console     make bench   measure, beside its peers
 # make test   every test                                      make guests  only what the tests boot
 # make lint   what CI insists on                              make format  put it right
+# make fuzz   what a hostile guest may try, for FUZZ_S seconds each: rings, disk requests, registers
 #
 # Each installs what it needs and does again only what has to be done again; see CONTRIBUTING.md.
 
@@ -9,11 +10,11 @@ PYTHON := .venv/bin/python
 PYTEST := $(PYTHON) -m pytest
 STAMPS := build/stamps
 NATIVE_SOURCES := setup.py $(wildcard csrc/*.c csrc/*.h pyvmm/kvm/_*.py pyvmm/kvm/_*.h)
-C_SOURCES := $(wildcard csrc/*.c csrc/*.h bench/*.c guests/*.c guests/*.h)
+C_SOURCES := $(wildcard csrc/*.c csrc/*.h csrc/fuzz/*.c csrc/fuzz/*.h bench/*.c guests/*.c guests/*.h)
 RUN := run build/guests/vmlinuz-cloud --initrd build/guests/initramfs.img \
 	--append "console=ttyS0 quiet" --memory 512M --cpus 2
 
-.PHONY: run test test-unit test-kvm test-kvm-slow test-nested lint format guests build bench doctor clean packages
+.PHONY: run test test-unit test-kvm test-kvm-slow test-nested lint format guests build bench doctor clean packages fuzz fuzz-ring fuzz-race fuzz-disk fuzz-registers
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -24,6 +25,37 @@ run: build guests
 		echo "/dev/kvm here cannot run a Linux kernel (make doctor says why): running it in the nested host"; \
 		exec $(PYTHON) tests/nested/rig.py shell python3 -m pyvmm $(RUN); \
 	fi
+
+FUZZ_S ?= 60
+FUZZ := clang -std=gnu11 -g -O1 -Wall -Wextra -Werror \
+	-fsanitize=address,undefined -fno-sanitize-recover=all
+# A state that takes more than 5 s counts as a hang.
+FUZZ_OPTIONS := -max_total_time=$(FUZZ_S) -timeout=5 -max_len=4096 -verbosity=0 -print_final_stats=1
+
+fuzz: PACKAGES := fuzz
+fuzz: fuzz-ring fuzz-race fuzz-disk fuzz-registers
+
+fuzz-ring fuzz-disk: fuzz-%: build/fuzz/%
+	@mkdir -p $<-found
+	@$< $(FUZZ_OPTIONS) -artifact_prefix=build/fuzz/ $<-found $(FUZZ_SEEDS) >$<.log 2>&1 || { cat $<.log; exit 1; }
+	@sed -n 's/^stat::number_of_executed_units: */$* states: /p' $<.log
+
+fuzz-ring: FUZZ_SEEDS := tests/corpus/rings
+fuzz-disk: FUZZ_SEEDS := tests/corpus/requests
+
+fuzz-race: build/fuzz/race
+	@$< $(FUZZ_S)
+
+fuzz-registers: build
+	@$(PYTHON) -m tests.fuzz.registers $(FUZZ_S)
+
+build/fuzz/ring: csrc/ring.c csrc/fuzz/ring_fuzz.c
+build/fuzz/disk: csrc/ring.c csrc/disk.c csrc/fuzz/disk_fuzz.c
+build/fuzz/race: csrc/ring.c csrc/fuzz/ring_race.c
+build/fuzz/ring build/fuzz/disk: FUZZ += -fsanitize=fuzzer
+build/fuzz/%: $(wildcard csrc/*.h csrc/fuzz/*.h) | packages
+	@mkdir -p $(@D)
+	$(FUZZ) $(filter %.c,$^) -o $@
 
 doctor: build
 	@$(PYTHON) -m pyvmm doctor

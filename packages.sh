@@ -1,6 +1,7 @@
 #!/bin/sh
 # Install the Debian packages that the Makefile needs (with the argument "bench" those of its peers
-# too), or say in one line what is missing where that is not possible: not root, not Debian.
+# too, with "fuzz" what fuzzing needs), or say in one line what is missing where that is not
+# possible: not root, not Debian.
 set -eu
 python=${PYTHON3:-python3}
 missing=
@@ -20,6 +21,10 @@ python_header() {
 	test -e "$("$python" -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h"
 }
 
+libfuzzer() {
+	test -e "$(clang -print-file-name=libclang_rt.fuzzer-x86_64.a)"
+}
+
 PATH=$PATH:/usr/sbin:/sbin
 need python3 "Python 3.11 or later" "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'
 need python3-venv "Python's venv and ensurepip" "$python" -c 'import ensurepip, venv'
@@ -36,6 +41,10 @@ need qemu-system-common "qemu-storage-daemon" command -v qemu-storage-daemon
 need qemu-utils "qemu-img" command -v qemu-img
 if [ "${1-}" = bench ]; then
 	need qemu-system-x86 "qemu-system-x86_64" command -v qemu-system-x86_64
+fi
+if [ "${1-}" = fuzz ]; then
+	need clang "clang" command -v clang
+	need libclang-rt-14-dev "libFuzzer" libfuzzer
 fi
 
 debian=$(. /etc/os-release 2>/dev/null && echo "${ID-}")

@@ -149,11 +149,10 @@ static uint64_t charge(uint64_t *due, uint64_t amount, uint64_t rate, uint64_t n
     return allowed;
 }
 
-uint64_t pv_charge(struct pv_disk *disk, const struct request *request, uint64_t now)
+uint64_t pv_disk_charge(struct pv_disk *disk, uint64_t length, uint64_t now)
 {
-    struct pv_disk_threads *threads = disk->threads;
-    uint64_t requests = charge(&threads->iops_due, 1, disk->iops, now);
-    uint64_t bytes = charge(&threads->bps_due, request->op.length, disk->bps, now);
+    uint64_t requests = charge(&disk->iops_due, 1, disk->iops, now);
+    uint64_t bytes = charge(&disk->bps_due, length, disk->bps, now);
 
     return requests > bytes ? requests : bytes;
 }

@@ -56,9 +56,8 @@ struct pv_disk_threads {
     int epoll, wake;
 
     /* The leader's own. */
-    uint32_t company;           /* see `alone` */
-    uint64_t iops_due, bps_due; /* when the limits allow the next request */
-    uint64_t window, last;      /* how long to poll now, and since when */
+    uint32_t company;      /* see `alone` */
+    uint64_t window, last; /* how long to poll now, and since when */
 };
 
 enum outcome { DONE, BLOCKS, FAILED };
@@ -78,9 +77,6 @@ int pv_understand(const struct pv_disk *disk, struct request *request);
 
 /* Do it, unless it would block and may not. A failure leaves its errno in request->failed. */
 enum outcome pv_carry_out(const struct pv_disk *disk, struct request *request, int may_block);
-
-/* Count a request in the limits' buckets; when they allow it, in nanoseconds, past is at once. */
-uint64_t pv_charge(struct pv_disk *disk, const struct request *request, uint64_t now);
 
 /* ---- worker.c ---- */
 

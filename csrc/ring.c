@@ -159,19 +159,20 @@ static int split_walk(struct walk *walk, uint32_t index)
 {
     struct pv_queue *queue = walk->queue;
     const uint8_t *table = queue->descriptors;
-    int entries = queue->size, seen = 0, error = 0;
+    int entries = queue->size, seen = 0, nested = 0, error = 0;
     struct vring_desc desc;
 
     do {
         if (index >= (uint32_t)entries)
             return fail(queue, PV_RING_HEAD, index, entries);
         fetch(&desc, table, index);
-        walk->chain->count += table == queue->descriptors;
+        walk->chain->count += !nested;
         if (desc.flags & VRING_DESC_F_INDIRECT) {
-            int alone = table == queue->descriptors && !(desc.flags & VRING_DESC_F_NEXT);
+            int alone = !nested && !(desc.flags & VRING_DESC_F_NEXT);
             entries = walk_indirect(walk, desc.addr, desc.len, alone, &table);
             if (entries < 0)
                 return entries;
+            nested = 1;
             index = 0;
             desc.flags = VRING_DESC_F_NEXT; /* the chain goes on in the table */
             continue;

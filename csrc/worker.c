@@ -25,7 +25,7 @@
 
 enum {
     BATCH = 64,         /* requests taken before the other queues have their turn */
-    SHOWN = 256 << 10,  /* bytes moved before what is done is shown to the driver */
+    SHOWN = 64 << 10,   /* bytes moved before what is done is shown: the driver works meanwhile */
     EVENTS = 16,        /* doorbells learnt of at once */
     COMPANY = 64,       /* for how many requests the leader remembers that others came meanwhile */
     STACK = 128 << 10,  /* bytes */
@@ -208,7 +208,7 @@ static void throttle(struct pv_disk *disk, const struct request *request)
 {
     struct pv_disk_threads *threads = disk->threads;
     struct pollfd wake = {.fd = threads->wake, .events = POLLIN};
-    uint64_t at = now(), due = pv_charge(disk, request, at);
+    uint64_t at = now(), due = pv_disk_charge(disk, request->op.length, at);
     eventfd_t count;
 
     if (due > at) {
@@ -362,13 +362,14 @@ void *pv_lead(void *argument)
 
     begin(disk);
     while (may_lead(disk)) {
-        int looking = 0;
+        int busy = 0;
         for (uint32_t i = 0; i < disk->queue_count && !disk->broken; i++) {
             if (disk->queues[i].looking)
                 serve(disk, &disk->queues[i]);
-            looking |= disk->queues[i].looking;
+            busy |= disk->queues[i].looking;
         }
-        if (looking && !disk->broken)
+        /* A throttled request may have taken the signal of somebody who stops the disk. */
+        if ((busy && !disk->broken) || stopping(disk))
             wait_for_doorbells(disk, 0);
         else
             sleep_until_rung(disk);

@@ -42,7 +42,8 @@ struct pv_disk {
     uint64_t size; /* bytes */
     int writeback; /* if not, a write is on stable storage before it completes */
 
-    struct pv_queue *broken; /* here the driver broke a rule; nothing more is served */
+    uint64_t iops_due, bps_due; /* C's own: when the limits allow the next request */
+    struct pv_queue *broken;    /* here the driver broke a rule; nothing more is served */
     struct pv_disk_counters counters;
     struct pv_disk_threads *threads; /* C's own */
 };
@@ -59,6 +60,10 @@ void pv_disk_stop(struct pv_disk *disk);
 
 /* The same, but drop what no thread has begun to carry out; then end the threads. */
 void pv_disk_close(struct pv_disk *disk);
+
+/* Count a request of `length` bytes that comes at `now` against the limits: when they allow it.
+ * Nanoseconds of one clock. C's own. */
+uint64_t pv_disk_charge(struct pv_disk *disk, uint64_t length, uint64_t now);
 
 /* The next request that is Python's to answer: the index in `queues` of its queue, with `chain`
  * filled, or -1 if there is none. `failed` is 0, or the errno of a flush that has failed: it must

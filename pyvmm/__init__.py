@@ -42,8 +42,11 @@ if TYPE_CHECKING:
         UsageError,
     )
     from pyvmm.machine import Machine
+    from pyvmm.peripherals import Balloon, Console, Ports, Rng
 
 __all__ = [
+    "Balloon",
+    "Console",
     "DebugExit",
     "Disk",
     "EmulationFailed",
@@ -57,10 +60,12 @@ __all__ = [
     "Machine",
     "MachineConfig",
     "MemoryAccessError",
+    "Ports",
     "PoweredOff",
     "PyvmmError",
     "Quit",
     "Reset",
+    "Rng",
     "TripleFault",
     "UsageError",
 ]
@@ -71,6 +76,7 @@ _HOMES = {
     "Linux": "config",
     "Machine": "machine",
     "MachineConfig": "config",
+    **dict.fromkeys(("Balloon", "Console", "Ports", "Rng"), "peripherals"),
     **dict.fromkeys((name for name in __all__ if name.endswith("Error")), "errors"),
 }
 

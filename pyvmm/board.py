@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from functools import partial
 
 from pyvmm import layout
+from pyvmm.backends.chardev import Chardev
 from pyvmm.boot import acpi, start
 from pyvmm.boot.entry import Entry
 from pyvmm.bus import Bus, Device
@@ -55,6 +56,7 @@ class Callbacks(Value):
     debug_exit: Callable[[int], object]
     panicked: Callable[[], object]
     output: Callable[[int, bytes], object]  # what serial port 0 or 1 sends
+    open_line: Callable[[str, str], Chardev]  # see peripherals.Host
     stop: Callable[
         [str], Callable[[], object]
     ]  # pause for a reason until what it returns is called

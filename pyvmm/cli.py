@@ -93,6 +93,9 @@ def _parser() -> Parser:
     add("--entry", choices=ENTRIES, help="the boot protocol, where an image has several [auto]")
     add("--hugepages", action="store_true", help="RAM from the hugetlb pool")
     add("--prealloc", action="store_true", help="allocate all RAM at once")
+    add("--console", action="append", metavar="NAME=KIND", help="hvc0, hvc1, ... or named ports")
+    add("--rng", action="optional", metavar="RATE", help="random numbers, RATE bytes a second")
+    add("--balloon", action="optional", metavar="SIZE", help="leave the guest SIZE of its memory")
     add("--transport", choices=TRANSPORTS, help="of virtio devices [pci]")
     add("--config", metavar="FILE.toml", help="the same settings from a file; options win")
     add("--name", metavar="NAME", help="[pyvmm]")
@@ -122,7 +125,12 @@ def config_of(args: Arguments) -> MachineConfig:
         )
     elif needless := [key for key in ("initrd", "append", "kaslr", "entry") if key in settings]:
         raise UsageError(f"Without a KERNEL there must be no {needless[0]}")
-    serial = settings.get("serial", ["stdio"])
+    if settings.keys() & {"console", "rng", "balloon"}:
+        from pyvmm.peripherals import parse_devices
+
+        settings["devices"] = tuple(parse_devices(settings))
+    lines = (line for device in settings.get("devices", ()) for line in device.lines.values())
+    serial = settings.get("serial", ["none" if "stdio" in lines else "stdio"])
     settings["serial"] = (serial,) if isinstance(serial, str) else tuple(serial)
     for kind in settings["serial"]:
         check_serial(kind, SERIAL_KINDS)
@@ -154,16 +162,15 @@ def _run(args: Arguments) -> int:
         signal.signal(number, signal.default_int_handler)
     try:
         machine.open(_show_progress if sys.stderr.isatty() else None)
-        ports = list(zip(machine.config.serial, machine.serials, strict=True))
-        for port, (kind, backend) in enumerate(ports, 1):
-            if kind == "pty":
-                _tell(f"pyvmm: COM{port} is on {backend.where}")
+        for name, line in machine.lines.items():
+            if line.where.startswith("/dev/pts/"):
+                _tell(f"pyvmm: {name} is on {line.where}")
         gc.enable()
         with _signals(machine, signals), raw_mode():
             end = machine.run()
-        for kind, backend in ports:
-            if kind == "stdio" and not isinstance(end, Quit):
-                backend.flush()
+        for line in machine.lines.values():
+            if line.where == "stdio" and not isinstance(end, Quit):
+                line.flush()
         report = "" if isinstance(end, DebugExit) or not end.status else machine.diagnose().text()
         if args.timeline:
             machine.mark_init()
@@ -184,7 +191,7 @@ def _show_progress(text: str) -> None:
 def _signals(machine: Machine, signals: Sequence[int]) -> Iterator[None]:
     """SIGTERM asks, then insists; SIGINT and SIGHUP end at once; SIGQUIT says where it hangs.
 
-    Afterwards they end the process, as they do by default.
+    Afterwards they end the process, as they do by default. SIGWINCH tells of a terminal's new size.
 
     A handler may interrupt the loop anywhere, also where it holds a lock. So the handlers do
     nothing, and Python writes the signal's number to a pipe that the loop watches.
@@ -198,6 +205,9 @@ def _signals(machine: Machine, signals: Sequence[int]) -> Iterator[None]:
         for number in os.read(receiver, 64):
             if number == signal.SIGQUIT:
                 _tell(machine.diagnose().text())
+            elif number == signal.SIGWINCH:
+                for line in machine.lines.values():
+                    line.resized()
             elif number == signal.SIGTERM and not asked:
                 asked = now
                 machine.power_button()
@@ -205,6 +215,7 @@ def _signals(machine: Machine, signals: Sequence[int]) -> Iterator[None]:
             elif number != signal.SIGTERM or now - asked > SAME_SIGNAL_SECONDS:
                 machine.quit()
 
+    signals = [*signals, signal.SIGWINCH]
     signal.set_wakeup_fd(sender)
     for number in signals:
         signal.signal(number, lambda *_: None)

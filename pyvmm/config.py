@@ -98,18 +98,19 @@ class MachineConfig(Value):
         for kind in self.serial:
             _check_type("serial", kind, (str,))
             check_serial(kind, (*SERIAL_KINDS, BUFFER))
-        if self.serial.count("stdio") > 1:
-            raise UsageError("Only one serial port can be on stdio")
         if self.boot is not None:
             self.boot.check()
         if self.transport not in TRANSPORTS:
             raise UsageError(
                 f"transport must be one of {', '.join(TRANSPORTS)}, not {self.transport!r}"
             )
+        lines = list(self.serial)
         if self.devices:
             from pyvmm.peripherals import check_all
 
-            check_all(self.devices)
+            lines += check_all(self.devices)
+        if lines.count("stdio") > 1:
+            raise UsageError("Only one serial port or console can be on stdio")
 
 
 def _check_types(value: object, **kinds: tuple[type, ...]) -> None:
@@ -123,11 +124,11 @@ def _check_type(name: str, value: object, allowed: tuple[type, ...]) -> None:
         raise UsageError(f"{name} must be {kinds}, not {value!r}")
 
 
-def check_serial(kind: str, kinds: Sequence[str]) -> None:
+def check_serial(kind: str, kinds: Sequence[str], what: str = "A serial port") -> None:
     """Raise UsageError unless `kind` is one of `kinds`, in which PATH stands for any path."""
     name, colon, path = kind.partition(":")
     if (f"{name}:PATH" if colon and path else kind) not in kinds or "\0" in path:
-        raise UsageError(f"A serial port must be one of {', '.join(kinds)}, not {kind!r}")
+        raise UsageError(f"{what} must be one of {', '.join(kinds)}, not {kind!r}")
 
 
 _BOOT_KEYS = {"kernel": str, "initrd": (str, list), "append": str, "kaslr": bool, "entry": str}
@@ -142,6 +143,9 @@ _MACHINE_KEYS = {
     "hugepages": bool,
     "prealloc": bool,
     "transport": str,
+    "rng": (bool, int, str),
+    "console": (str, list),
+    "balloon": (bool, int, str),
 }
 
 
@@ -163,8 +167,8 @@ def load_toml(path: str) -> dict[str, Any]:
     for key, value in settings.items():
         if key not in known:
             raise UsageError(f"{path}: {key!r} is none of {', '.join(sorted(known))}")
-        is_bool = isinstance(value, bool)
-        if not isinstance(value, known[key]) or (is_bool and known[key] is not bool):
+        kinds = known[key] if isinstance(known[key], tuple) else (known[key],)
+        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
             raise UsageError(f"{path}: {key} cannot be {value!r}")
         if isinstance(value, list) and not all(isinstance(item, str) for item in value):
             raise UsageError(f"{path}: {key} must be a list of strings")

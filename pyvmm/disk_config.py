@@ -36,12 +36,13 @@ OPTIONS = {
     "iops": "N",
     "bps": "SIZE",
     "packed": "on|off",
+    "poll": "N",
 }
 SYNTAX = "".join(f"[,{key}={form}]" if form else f"[,{key}]" for key, form in OPTIONS.items())
 # What another than pyvmm decides, and so cannot be asked of it.
 _FOREIGN = {
     "raw": (),
-    "qcow2": ("snapshot", "serial", "werror", "iops", "bps"),
+    "qcow2": ("serial", "werror", "packed", "poll"),
     "vhost-user": (
         "format",
         "ro",
@@ -52,8 +53,10 @@ _FOREIGN = {
         "werror",
         "iops",
         "bps",
+        "packed",
+        "poll",
     ),
-    "python": ("format", "ro", "snapshot", "discard"),
+    "python": ("format", "ro", "snapshot", "discard", "poll"),
 }
 
 
@@ -73,6 +76,7 @@ class Disk(Peripheral):
     werror     when the host has no space left: report an error, or stop until there is some
     iops, bps  the most requests and bytes (also as 10M) a second, 0 is no limit
     packed     offer packed rings, too
+    poll       microseconds at most to look for the next request before sleeping; 0 is not to
     """
 
     name: str
@@ -88,6 +92,7 @@ class Disk(Peripheral):
     iops: int = 0
     bps: int | str = 0
     packed: bool = False
+    poll: int = 0
     backend: object = None
 
     @property
@@ -122,6 +127,8 @@ class Disk(Peripheral):
 
     def open(self, host: Host) -> VirtioDevice:
         """See Peripheral."""
+        if self.kind in ("qcow2", "vhost-user"):
+            return self._open_foreign(self.queues or min(host.cpus, MAX_QUEUES))
         from pyvmm.virtio.blk import Blk
 
         storage = self._open_storage()
@@ -137,6 +144,7 @@ class Disk(Peripheral):
                 bps=parse_size(self.bps),
                 hold=host.stop if self.werror == "stop" else None,
                 packed=self.packed,
+                poll=self.poll,
             )
         except BaseException:
             storage.close()
@@ -155,6 +163,35 @@ class Disk(Peripheral):
         from pyvmm.backends.disk import open_image
 
         return open_image(path, read_only=self.ro, direct=direct)
+
+    def _open_foreign(self, queues: int) -> VirtioDevice:
+        """The front end of a disk that another process serves."""
+        from pyvmm.virtio.vhost_user_blk import VhostUserBlk
+
+        path = os.fspath(self.path)
+        if self.kind == "vhost-user":
+            from pyvmm.backends.vhost_socket import VhostSocket
+
+            back_end = VhostSocket(path.removeprefix(VHOST_USER))
+            return VhostUserBlk(self.name, back_end, queues=queues)
+        from pyvmm.backends.storage_daemon import Image, StorageDaemon
+
+        image = Image(
+            path,
+            read_only=self.ro,
+            snapshot=self.snapshot,
+            direct=self.cache == "none",
+            discard=self.discard,
+            iops=self.iops,
+            bps=parse_size(self.bps),
+        )
+        return VhostUserBlk(
+            self.name,
+            StorageDaemon(image, queues),
+            queues=queues,
+            writeback=self.cache != "writethrough",
+            discard=self.discard,
+        )
 
 
 def _check(key: str, form: str, value: object) -> None:
@@ -220,7 +257,9 @@ def _parse(key: str, form: str, value: str | None) -> object:
         return True
     if not value:
         raise UsageError(f"{key} must be given as {key}={form}")
-    if form == "on|off" and value in ("on", "off"):
+    if form == "on|off":
+        if value not in ("on", "off"):
+            raise UsageError(f"{key} must be on or off, not {value!r}")
         return value == "on"
     if form == "N" and value.isascii() and value.isdigit() and len(value) < SERIAL_SIZE:
         return int(value)

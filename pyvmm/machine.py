@@ -73,11 +73,15 @@ class Machine:
         with ExitStack() as stack:
             self.loop = Loop()
             stack.callback(self.loop.close)
-            backends: list[Chardev] = []
-            for kind in self.config.serial:
-                backends.append(open_chardev(kind, self.loop, self.quit))
-                stack.callback(backends[-1].close)
-            self.serials = backends
+            self.lines: dict[str, Chardev] = {}  # the host's ends of serial ports and consoles
+
+            def open_line(name: str, kind: str) -> Chardev:
+                line = open_chardev(kind, self.loop, self.quit)
+                stack.callback(line.close)
+                self.lines[name] = line
+                return line
+
+            backends = [open_line(f"COM{n}", kind) for n, kind in enumerate(self.config.serial, 1)]
             self._console = ConsoleLog(len(backends))
             callbacks = Callbacks(
                 power_off=lambda: self._request(ends.PoweredOff()),
@@ -85,6 +89,7 @@ class Machine:
                 debug_exit=lambda status: self._request(ends.DebugExit(status)),
                 panicked=lambda: self._request(ends.GuestPanic(self._console.panic, "pvpanic")),
                 output=self._on_output,
+                open_line=open_line,
                 stop=self._stop,
             )
             board = Board(self.config, self.loop, backends, callbacks, progress)
@@ -277,9 +282,9 @@ class Machine:
         from pyvmm.backends.buffer import Buffer
 
         _ = self.board
-        for backend in self.serials:
-            if isinstance(backend, Buffer):
-                return backend
+        for name, line in self.lines.items():
+            if isinstance(line, Buffer) and name.startswith("COM"):
+                return line
         raise UsageError("No serial port of this machine is a `buffer`")
 
     def quit_after(self, seconds: float) -> None:
@@ -425,8 +430,8 @@ class Machine:
 
     def _end_output(self) -> None:
         """Tell the back ends, and the loop if it is the caller's of `run`."""
-        for backend in self.serials:
-            backend.ended()
+        for line in self.lines.values():
+            line.ended()
         if not any(thread.name == "loop" for thread in self._threads):
             self.loop.stop()
 

@@ -86,6 +86,7 @@ class GuestMemory:
         if size < layout.MIB or size % unit:
             raise UsageError(f"Memory must be at least 1M and a multiple of {unit >> 10}K")
         self.size = size
+        self._page = unit
         self.fd = -1
         self.regions: list[Region] = []
         self._mappings: list[mmap.mmap] = []
@@ -120,8 +121,6 @@ class GuestMemory:
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | lib.MAP_NORESERVE
         mapping = mmap.mmap(-1, length + HUGEPAGE, flags)
         self._mappings.append(mapping)
-        with suppress(OSError):  # a host without transparent huge pages
-            mapping.madvise(mmap.MADV_HUGEPAGE)
         # After a fork the host would copy every page that the guest writes, for a child that has
         # no use for it.
         mapping.madvise(mmap.MADV_DONTFORK)
@@ -144,10 +143,36 @@ class GuestMemory:
             os.close(self.fd)
             self.fd = -1
 
+    def use_huge_pages(self) -> None:
+        """From here on have the host give huge pages to private memory, where it can.
+
+        For a guest that uses more than a few: the first touch of one costs as much as of 512 small
+        ones, and several ms in a virtual machine that gives its free memory back.
+        """
+        if self.fd < 0:
+            for mapping in self._mappings:
+                with suppress(OSError):  # a host without transparent huge pages
+                    mapping.madvise(mmap.MADV_HUGEPAGE)
+
     def discard(self) -> None:
         """Make every byte zero and return the pages to the host."""
         for mapping in self._mappings:
-            mapping.madvise(mmap.MADV_DONTNEED if self.fd < 0 else mmap.MADV_REMOVE)
+            mapping.madvise(self._forget)
+
+    def discard_pages(self, address: int, length: int) -> None:
+        """Return the pages that lie wholly in there to the host; they are zeros from then on."""
+        region = self.region_at(address, length)
+        start = -(-(address - region.base) // self._page) * self._page
+        end = (address + length - region.base) // self._page * self._page
+        if start < end:
+            mapping = self._mappings[self.regions.index(region)]
+            first = _address(region.view) - _address(memoryview(mapping))
+            mapping.madvise(self._forget, first + start, end - start)
+
+    @property
+    def _forget(self) -> int:
+        """The advice that makes pages zeros."""
+        return mmap.MADV_DONTNEED if self.fd < 0 else mmap.MADV_REMOVE
 
     def region_at(self, address: int, length: int) -> Region:
         """The region that holds all `length` bytes at `address`."""
@@ -161,6 +186,15 @@ class GuestMemory:
         region = self.region_at(address, length)
         start = address - region.base
         return region.view[start : start + length]
+
+    def address_of(self, view: memoryview) -> int:
+        """Where the bytes of a view that `view` gave are. Raises ValueError for any other."""
+        at = _address(view)
+        for region in self.regions:
+            offset = at - _address(region.view)
+            if 0 <= offset < region.size:
+                return region.base + offset
+        raise ValueError("A view must be of this memory")
 
     def read(self, address: int, length: int) -> bytes:
         """A copy of `length` bytes."""

@@ -29,7 +29,7 @@ class Option:
     def __init__(
         self,
         *names: str,
-        action: str = "store",  # or append, store_true, count
+        action: str = "store",  # or append, store_true, count, optional: a value only after =
         metavar: str = "",
         help: str = "",
         type: Callable[[str], object] = str,
@@ -40,6 +40,7 @@ class Option:
         self.key = names[-1].lstrip("-").replace("-", "_")
         self.positional = names[0][0] != "-"
         self.takes_value = action in ("store", "append")
+        self.may_take_value = self.takes_value or action == "optional"
         self.metavar = metavar or "|".join(choices)
         self.required = required
         self._action = action
@@ -54,6 +55,8 @@ class Option:
                 values[self.key] = self._value(text)
             case "append":
                 values[self.key] = [*(values[self.key] or ()), self._value(text)]
+            case "optional":
+                values[self.key] = self._value(text) if text else True
             case "store_true":
                 values[self.key] = True
             case "count":
@@ -72,6 +75,8 @@ class Option:
         what = self.metavar if self.positional else ", ".join(self.names)
         if self.takes_value and not self.positional:
             what += f" {self.metavar}"
+        elif self.may_take_value and not self.positional:
+            what += f"[={self.metavar}]"
         return row(what, self._help)
 
 
@@ -100,7 +105,7 @@ class Command:
             elif word.startswith("--"):
                 name, equals, text = word.partition("=")
                 option = self._option(name)
-                if equals and not option.takes_value:
+                if equals and not option.may_take_value:
                     raise UsageError(f"{name} must not be given a value")
                 option.add(values, text if equals else self._next(option, rest))
             elif word.startswith("-") and word != "-":

@@ -40,6 +40,9 @@ class Port(Protocol):
     def drained(self) -> None:
         """All output has been sent."""
 
+    def resized(self) -> None:
+        """The terminal at the other end has another size."""
+
 
 class Chardev:
     """A line with nothing at its other end; the base of those with something.
@@ -60,6 +63,15 @@ class Chardev:
     def unsent(self) -> int:
         """How many bytes of output wait. Any thread."""
         return 0
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """The columns and rows of the terminal at the other end, (0, 0) if unknown. Any thread."""
+        return 0, 0
+
+    def resized(self) -> None:
+        """The terminal may have another size: tell the guest. Any thread."""
+        self._port.resized()
 
     def resume(self) -> None:
         """The guest has room for input. Any thread."""
@@ -122,6 +134,14 @@ class Stream(Chardev):
     def unsent(self) -> int:
         """How many bytes of output wait for a reader."""
         return 0 if self._keep is not None else len(self._output)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """See Chardev."""
+        try:
+            return os.get_terminal_size(-1 if self._sink is None else self._sink)
+        except OSError:  # no terminal
+            return 0, 0
 
     def resume(self) -> None:
         """Offer the input again, on the loop's thread."""
@@ -308,5 +328,5 @@ def open_chardev(kind: str, loop: Loop, quit_requested: Callable[[], object]) ->
 
             return Buffer(loop)
     raise UsageError(
-        f"serial must be stdio, none, pty, buffer, file:PATH or unix:PATH, not {kind!r}"
+        f"A line must be stdio, none, pty, buffer, file:PATH or unix:PATH, not {kind!r}"
     )

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from types import TracebackType
 
 from pyvmm.errors import ImageError
-from pyvmm.memory import GuestMemory
+from pyvmm.memory import HUGEPAGE, GuestMemory
 
 AnyPath = str | os.PathLike[str]
 
@@ -93,6 +93,8 @@ class ImageFile:
         # Seen from a file that was cut off since it was opened, the rest would look like a hole.
         if offset + length > os.fstat(self.fd).st_size:
             raise self.truncated()
+        if length >= HUGEPAGE:
+            memory.use_huge_pages()
         for at, end in self._extents(offset, offset + length):
             while at < end:
                 to = address - region.base + at - offset

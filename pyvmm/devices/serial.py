@@ -211,6 +211,9 @@ class Serial(Device):
                 self._thr_interrupt = True
             self._sync()
 
+    def resized(self) -> None:
+        """A serial line does not tell. Any thread."""
+
     # What both see.
 
     def _room(self) -> int:

@@ -25,6 +25,8 @@ SECTOR = 512  # bytes, the unit of the protocol whatever the block size is: §5.
 # max_write_zeroes_sectors, max_write_zeroes_seg, u8 write_zeroes_may_unmap.
 CONFIG = struct.Struct("<QII4xIBBHIBxHIIIIIB3x")
 CONFIG_WRITEBACK = 32  # the offset of `writeback`, the only field that a driver may write
+CONFIG_SIZE_MAX = slice(8, 12)
+CONFIG_NUM_QUEUES = slice(34, 36)
 
 # Requests, §5.2.6.
 HEADER = struct.Struct("<I4xQ")  # le32 type, le32 reserved, le64 sector

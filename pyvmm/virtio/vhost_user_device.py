@@ -11,6 +11,7 @@ import os
 import socket
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 
 from pyvmm.errors import HostError
@@ -43,8 +44,11 @@ class BackEnd(Protocol):
     def explain(self, clause: str) -> str:
         """Why it failed, in a sentence: in its own words if it left any, or with `clause`."""
 
+    def disconnect(self) -> None:
+        """The connection is closed: end what was started for it. May be called twice."""
+
     def close(self) -> None:
-        """Take back what `connect` did on the host; it may be called again."""
+        """Release what is kept between connections."""
 
 
 class VhostUserDevice(VirtioDevice):
@@ -71,11 +75,12 @@ class VhostUserDevice(VirtioDevice):
         self.back_end = back_end
         self.config = b""
         self._config_size = config_size
-        self._link: VhostUser | None = None
+        self.link: VhostUser | None = None
         self._channel: Channel | None = None
         self._rings: dict[int, Ring] = {}  # those in use, also while it is quiesced
         self._inflight: Inflight | None = None  # the back end's record of what it works on
         self._journals: Journals | None = None  # ours, if it has none
+        self._unsafe = 0  # writes of before that may be lost if the back end dies
         self._working = False  # a back end has the rings, or one is looked for
         self._replaced = False  # one has died since the driver set the device up
         self._deadline = 0.0  # for finding another (CLOCK_MONOTONIC)
@@ -107,6 +112,7 @@ class VhostUserDevice(VirtioDevice):
     def _release(self) -> None:
         self.deactivate()
         self._disconnect()
+        self.back_end.close()
 
     def read_config(self) -> bytes:
         """See VirtioDevice."""
@@ -118,7 +124,7 @@ class VhostUserDevice(VirtioDevice):
         """Connect to a back end. Raises HostError; `_disconnect` afterwards."""
         connection = self.back_end.connect()
         try:
-            link = self._link = VhostUser(connection)
+            link = self.link = VhostUser(connection)
         except BackEndError:
             connection.close()
             raise
@@ -126,7 +132,7 @@ class VhostUserDevice(VirtioDevice):
         if link.has(vhost.PROTOCOL_F_BACKEND_REQ) and self._config_size:
             self._channel = link.open_channel()
             self.worker.loop.watch(self._channel.socket.fileno(), self._asked)
-        self._refresh_config(link)
+        self._read_config(link)
         return link
 
     def _disconnect(self) -> None:
@@ -134,37 +140,33 @@ class VhostUserDevice(VirtioDevice):
             self.worker.loop.unwatch(self._channel.socket.fileno())
             self._channel.close()
             self._channel = None
-        if self._link is not None:
-            self.worker.loop.unwatch(self._link.socket.fileno())
-            self._link.close()
-            self._link = None
-        self.back_end.close()
+        if self.link is not None:
+            self.worker.loop.unwatch(self.link.socket.fileno())
+            self.link.close()
+            self.link = None
+        self.back_end.disconnect()
 
     def _explain(self, error: HostError) -> str:
         return self.back_end.explain(str(error)) if isinstance(error, BackEndError) else str(error)
 
     def _hung_up(self) -> None:
         """The connection is readable when no answer is due: it has ended, or makes no sense."""
-        self._lost(BackEndError("it has hung up"))
+        self.lost(BackEndError("it has hung up"))
 
     def _asked(self) -> None:
         """The back end asks for something on its own channel."""
-        assert self._link is not None
+        assert self.link is not None
         assert self._channel is not None
         try:
             self._channel.take_config_change()
-            self._refresh_config(self._link)
+            self._read_config(self.link)
             self.transport.config_changed()
         except BackEndError as error:
-            self._lost(error)
+            self.lost(error)
 
-    def _refresh_config(self, link: VhostUser) -> None:
+    def _read_config(self, link: VhostUser) -> None:
         if self._config_size:
-            self.config = self.amend_config(link.get_config(self._config_size))
-
-    def amend_config(self, config: bytes) -> bytes:
-        """What the driver is to see of the back end's configuration space."""
-        return config
+            self.config = link.get_config(self._config_size)
 
     # ---- life ----
 
@@ -193,11 +195,14 @@ class VhostUserDevice(VirtioDevice):
         except QueueError as error:
             self.fail(error)
         except HostError as error:
-            self._lost(error)
+            self.lost(error)
 
     def _stop(self) -> None:
         self._halt()
         if self._journals is not None:
+            with suppress(QueueError):  # what the driver spoilt there is its own loss
+                self._journals.settle()
+            self._unsafe = self._journals.unsafe
             self._journals.close()
             self._journals = None
         if self._inflight is not None:
@@ -210,9 +215,13 @@ class VhostUserDevice(VirtioDevice):
     def configure(self, link: VhostUser) -> None:
         """Set what is the device's own, for the features in `negotiated`. Raises BackEndError."""
 
+    def kind(self, ring: Ring, head: int) -> str:
+        """Of a request: `"write"` if it may be lost until a `"flush"`. Raises QueueError."""
+        return ""
+
     def _start(self) -> None:
         """Hand the rings to a back end, the first or another. Raises HostError or QueueError."""
-        link = self._link or self._connect()
+        link = self.link or self._connect()
         if missing := self.negotiated & ~link.features:
             raise BackEndError(f"it lacks the features {missing:#x}, which the driver uses")
         self._keep_record(link)
@@ -239,7 +248,8 @@ class VhostUserDevice(VirtioDevice):
             if link.has(vhost.PROTOCOL_F_INFLIGHT_SHMFD):
                 self._inflight = link.get_inflight(len(self.queue_sizes), max(self.queue_sizes))
             elif self.negotiated & spec.F_EVENT_IDX:
-                self._journals = Journals(self.memory, list(self._rings.values()))
+                rings = list(self._rings.values())
+                self._journals = Journals(self.memory, rings, self.kind, self._unsafe)
         if self._inflight is not None:
             link.set_inflight(self._inflight)
 
@@ -266,24 +276,27 @@ class VhostUserDevice(VirtioDevice):
         if self._journals is not None:
             for ring in self._rings.values():
                 self.worker.loop.unwatch(ring.doorbell)
-        if not working or self._link is None:
+                self._journals[ring.index].end()
+        if not working or self.link is None:
             return
         try:
-            self._drain({index: self._link.stop_ring(index) for index in self._rings})
+            self._drain(self.link)
         except BackEndError as error:
-            self._lost(error)
+            self.lost(error)
 
-    def _drain(self, bases: dict[int, int]) -> None:
-        """Wait until all that the back end took from its stopped rings is answered.
+    def _drain(self, link: VhostUser) -> None:
+        """Stop the rings, and wait until all that the back end has taken from them is answered.
 
-        It should do so before it says that a ring is stopped, but not every one does.
+        It should wait itself before it says that a ring is stopped, but not every one does.
         """
+        bases = {index: link.stop_ring(index) for index in self._rings}
         deadline = time.monotonic() + STOP_SECONDS
         for index, base in bases.items():
             while self._used_index(self._rings[index]) != base:
                 if time.monotonic() > deadline:
                     raise BackEndError(f"it does not finish its requests in {STOP_SECONDS:g} s")
                 time.sleep(POLL_SECONDS)
+                link.ask_sign_of_life()
 
     def _ring_broken(self) -> None:
         os.eventfd_read(self._broken)
@@ -291,34 +304,49 @@ class VhostUserDevice(VirtioDevice):
 
     # ---- its death ----
 
-    def _lost(self, error: HostError) -> None:
+    def lost(self, error: HostError) -> None:
         """The connection is of no more use: say so, and find another if there is work."""
         reason = self._explain(error)
         self._disconnect()
         if not self._working:
-            log.warning("%s: %s", self.name, reason)
-        elif self._replaced:
-            self._give_up(f"{reason}, for the second time")
-        elif not self._is_known_what_is_out():
-            self._give_up(f"{reason}, and nobody knows what it was doing")
-        else:
-            log.warning("%s: %s; another is to go on in its place", self.name, reason)
-            self._replaced = True
-            self._deadline = time.monotonic() + RETURN_SECONDS
-            self._replace()
+            log.warning("%s: %s%s", self.name, reason, self._loss(self._unsafe))
+            self._unsafe = 0
+            return
+        try:
+            obstacle = self._obstacle()
+        except QueueError as broken:
+            self.fail(broken)
+            return
+        if obstacle:
+            self._give_up(reason + obstacle)
+            return
+        log.warning("%s: %s; another is to go on in its place", self.name, reason)
+        self._replaced = True
+        self._deadline = time.monotonic() + RETURN_SECONDS
+        self._replace()
 
-    def _is_known_what_is_out(self) -> bool:
-        if self._inflight is not None or self._journals is not None:
-            return True
-        return all(
+    def _obstacle(self) -> str:
+        """Why no other can go on where the last back end was. Raises QueueError."""
+        if self._replaced:
+            return ", again"
+        if self._journals is not None:
+            self._journals.settle()
+            return self._loss(self._journals.unsafe)
+        if self._inflight is not None or all(
             self.memory.u16(ring.driver_area + spec.RING_INDEX_OFFSET) == self._used_index(ring)
             for ring in self._rings.values()
-        )
+        ):
+            return ""
+        return ", and nobody knows what it was doing"
+
+    @staticmethod
+    def _loss(unsafe: int) -> str:
+        return ", and writes may be lost that the guest had not flushed" if unsafe else ""
 
     def _replace(self) -> None:
         """Find another back end, or try again a little later."""
         self._retry = None
-        config = self.config
+        config = self.read_config()
         try:
             self._start()
         except QueueError as error:
@@ -333,10 +361,11 @@ class VhostUserDevice(VirtioDevice):
                 self._retry = self.worker.loop.call_at(when, self._replace)
         else:
             log.info("%s: another back end goes on", self.name)
-            if self.config != config:
+            if self.read_config() != config:
                 self.transport.config_changed()
 
     def _give_up(self, reason: str) -> None:
         log.warning("%s: %s; it does nothing until its driver resets it", self.name, reason)
         self._stop()
+        self._unsafe = 0  # the driver is told
         self.transport.needs_reset()

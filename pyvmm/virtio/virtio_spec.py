@@ -27,6 +27,7 @@ QUEUE_SIZE_MAX = 1024  # ours; §2.7 allows 32768
 
 # Split rings, §2.7.
 DESC_SIZE = 16  # §2.7.5 struct virtq_desc: le64 addr, le32 len, le16 flags, le16 next
+DESC_FLAGS = 12  # the offset of `flags`
 DESC_F_NEXT = 1
 DESC_F_WRITE = 2
 DESC_F_INDIRECT = 4

@@ -164,9 +164,12 @@ class Driver:
         found: list[Used] = []
         while True:
             self.enable_interrupts()
-            found += self.collect()
+            new = self.collect()
+            found += new
             if len(found) >= count:
                 return found
+            if new:
+                continue  # the event that was asked for has passed
             assert self.interrupted(PATIENCE), f"only {len(found)} of {count} requests came back"
 
     def request(self, readable: Sequence[bytes] = (), writable: Sequence[int] = ()) -> bytes:
@@ -344,7 +347,7 @@ class Guest:
 
     def __init__(self, device: VirtioDevice, *, memory: int = 8 * MIB) -> None:
         self.device = device
-        self.memory = GuestMemory(memory)
+        self.memory = GuestMemory(memory, shared=True)  # with a vhost-user back end
         self.queues: dict[int, Driver] = {}
         self.config_changes = threading.Semaphore(0)
         self.reset_wanted = threading.Event()

@@ -179,7 +179,7 @@ def test_options_win_over_the_file(tmp_path: Path) -> None:
         ("run --serial tcp:1", "'tcp:1'"),
         ("run --serial file:", "'file:'"),
         ("run --serial buffer", "'buffer'"),
-        ("run --serial stdio --serial stdio", "Only one serial port can be on stdio"),
+        ("run --serial stdio --serial stdio", "Only one serial port or console can be on stdio"),
         ("run --serial none --serial none --serial none", "has 2 serial ports, not 3"),
         ("run --name=", "1 to 64 printable characters"),
         ("run --initrd x", "no initrd"),

@@ -44,7 +44,7 @@ def boot(
     return process
 
 
-def ask(guest: Process, command: str, timeout: float = 60.0) -> tuple[int, str]:
+def ask(guest: Process, command: str, timeout: float = BOOT_TIMEOUT) -> tuple[int, str]:
     """Run a command in the guest's shell; its exit status and what it printed."""
     # Quoted so that the terminal's echo of this line looks like neither mark.
     guest.write(f"echo 'be''gin'; {command}; echo 'status' $?\n".encode())
@@ -54,7 +54,7 @@ def ask(guest: Process, command: str, timeout: float = 60.0) -> tuple[int, str]:
     return int(status[1]), output.decode(errors="replace")
 
 
-def told(guest: Process, command: str, timeout: float = 60.0) -> str:
+def told(guest: Process, command: str, timeout: float = BOOT_TIMEOUT) -> str:
     """What a command in the guest's shell printed; it must succeed."""
     status, output = ask(guest, command, timeout)
     assert status == 0, f"{command}: {output}"
@@ -85,4 +85,4 @@ def check(guest: Process) -> Findings:
 def power_off(guest: Process) -> int:
     """Power off at once; the exit status of pyvmm."""
     guest.write(b"poweroff -f\n")
-    return guest.wait()
+    return guest.wait(BOOT_TIMEOUT)

@@ -9,6 +9,7 @@ import pytest
 from pyvmm import cli
 from pyvmm.config import Linux, MachineConfig
 from pyvmm.errors import UsageError
+from pyvmm.peripherals import Balloon, Console, Ports, Rng
 
 
 def config(*options: str) -> MachineConfig:
@@ -44,6 +45,48 @@ def test_the_file_gives_what_no_option_does(tmp_path: Path) -> None:
     assert config("--config", str(file), "--cpus", "4") == MachineConfig(
         boot=Linux("k", "i"), cpus=4, memory="1G", serial=("none",)
     )
+
+
+def test_devices_are_made_of_their_options() -> None:
+    options = "--rng=64K --balloon=256M --console hvc0=pty --console agent=unix:a --console log=pty"
+    assert config(*options.split()).devices == (
+        Console("hvc0", "pty"),
+        Ports(ports={"agent": "unix:a", "log": "pty"}),
+        Rng(rate="64K"),
+        Balloon(memory="256M"),
+    )
+
+
+def test_an_optional_value_does_not_eat_the_kernel() -> None:
+    chosen = config("--rng", "--balloon", "vmlinuz")
+    assert chosen.boot == Linux("vmlinuz")
+    assert chosen.devices == (Rng(), Balloon())
+
+
+def test_a_file_has_devices_too(tmp_path: Path) -> None:
+    file = tmp_path / "vm.toml"
+    file.write_text('rng = true\nballoon = false\nconsole = ["hvc0=pty"]\n')
+    assert config("--config", str(file)).devices == (Console("hvc0", "pty"), Rng())
+
+
+def test_a_console_on_stdio_takes_it_from_the_serial_port() -> None:
+    assert config("--console", "hvc0=stdio").serial == ("none",)
+    assert config("--console", "hvc0=stdio", "--serial", "pty").serial == ("pty",)
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ("--console hvc0", "must be NAME=KIND"),
+        ("--console =pty", "must be NAME=KIND"),
+        ("--console hvc0=buffer", "must be one of"),
+        ("--console a=pty --console a=pty", "there are two 'a'"),
+        ("--rng=fast", "rng must be a number"),
+    ],
+)
+def test_impossible_devices_are_refused(options: str, reason: str) -> None:
+    with pytest.raises(UsageError, match=reason):
+        config(*options.split()).check()
 
 
 @pytest.mark.parametrize("option", ["--initrd=i", "--append=a", "--kaslr", "--entry=pvh"])

@@ -9,6 +9,7 @@ import pytest
 
 from pyvmm.config import Linux, MachineConfig, load_toml
 from pyvmm.errors import HostError, UsageError
+from pyvmm.peripherals import Balloon, Console, Ports, Rng
 
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"cpus": 0}, "at least 1 CPU, not 0"),
@@ -25,6 +26,18 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"serial": ("file:a\0b",)}, "must be one of"),
     ({"boot": Linux("k", entry="efi")}, "'efi'"),
     ({"devices": ("disk",)}, "not 'disk'"),
+    ({"devices": (Rng(), Rng())}, "there are two 'rng'"),
+    ({"devices": (Rng(rate="fast"),)}, "rng must be a number"),
+    ({"devices": (Rng(rate=-1),)}, "not -1"),
+    ({"devices": (Console("hvc1"),)}, "hvc0, hvc1 and so on, not hvc1"),
+    ({"devices": (Console("tty"),)}, "not tty"),
+    ({"devices": (Console("hvc0", "tcp:1"),)}, "A console must be one of"),
+    ({"devices": (Ports(),)}, "1 to 31 ports, not 0"),
+    ({"devices": (Ports(ports={"": "pty"}),)}, "name must be"),
+    ({"devices": (Ports(ports={"a\n": "pty"}),)}, "name must be"),
+    ({"devices": (Ports(ports={"a": "nothing"}),)}, "'nothing'"),
+    ({"devices": (Ports("a", {"x": "pty"}), Ports("b", {"x": "pty"}))}, "there are two 'x'"),
+    ({"devices": (Console("hvc0", "stdio"),), "serial": ("stdio",)}, "Only one"),
     ({"cpus": "2"}, "cpus must be"),
     ({"cpus": 1.5}, "cpus must be"),
     ({"cpus": True}, "cpus must be"),
@@ -57,6 +70,8 @@ def test_what_no_host_could_make_is_refused(settings: dict[str, Any], reason: st
         {"memory": 1 << 30},
         {"boot": Linux("k", ["a", "b"], "quiet", True, "pvh")},
         {"boot": Linux(Path("k"), Path("i"))},
+        {"devices": (Rng(rate="64K"), Balloon(memory="256M"), Console(), Console("hvc1", "pty"))},
+        {"devices": (Ports(ports={"agent": "unix:a", "log": "file:b"}),)},
     ],
     ids=str,
 )
@@ -85,9 +100,11 @@ def test_a_file_gives_the_settings_by_the_names_of_the_options(tmp_path: Path) -
     [
         ("cpus =", "is no TOML"),
         (b"name = '\xff'", "is no TOML"),
-        ("config = 'x'", "'config' is none of append, cpu, cpus"),
+        ("config = 'x'", "'config' is none of append, balloon, console, cpu"),
         ("cpus = true", "cpus cannot be True"),
         ("kaslr = 1", "kaslr cannot be 1"),
+        ("console = true", "console cannot be True"),
+        ("rng = [1]", "rng must be a list|rng cannot be"),
         ("append = ['a']", "append cannot be"),
         ("serial = [true]", "list of strings"),
         ("[name]", "name cannot be {}"),

@@ -229,3 +229,30 @@ def test_a_view_that_is_still_held_outlives_the_memory(memory: GuestMemory) -> N
     view[:] = b"kept"
     memory.close()
     assert bytes(view) == b"kept"
+
+
+def test_discarded_pages_are_zero_and_the_rest_stays(large: GuestMemory) -> None:
+    large.write(4 * GIB, b"x" * (4 * 4096))
+    large.discard_pages(4 * GIB + 4095, 4096 * 2 + 1)  # not even: what is cut is kept
+    assert large.read(4 * GIB, 4 * 4096) == b"x" * 4096 + bytes(2 * 4096) + b"x" * 4096
+    large.discard_pages(4 * GIB + 1, 4096)
+    assert large.read(4 * GIB, 1) == b"x"
+
+
+def test_discarded_pages_cost_nothing(large: GuestMemory) -> None:
+    large.write(4 * GIB, b"x" * (4 * MIB))
+    large.write_u8(4 * GIB + 6 * MIB, 1)
+    large.discard_pages(4 * GIB, 4 * MIB)
+    assert all(at >= 4 * GIB + 4 * MIB for at, _ in large.touched())
+
+
+def test_pages_outside_memory_cannot_be_discarded(memory: GuestMemory) -> None:
+    with pytest.raises(MemoryAccessError):
+        memory.discard_pages(SIZE - 4096, 8192)
+
+
+def test_the_address_of_a_view_is_found(large: GuestMemory) -> None:
+    for address in (0, 0x1234, 3 * GIB - 1, 4 * GIB, 6 * GIB - 1):
+        assert large.address_of(large.view(address, 1)) == address
+    with pytest.raises(ValueError, match="of this memory"):
+        large.address_of(memoryview(bytearray(1)))

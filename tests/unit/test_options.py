@@ -21,6 +21,7 @@ def parse(*words: str) -> Arguments:
     command.add("--count", type=int, metavar="N")
     command.add("--part", action="append", metavar="PART")
     command.add("--with-care", action="store_true")
+    command.add("--noise", action="optional", metavar="RATE")
     command.add("--mode", choices=("fast", "slow"), help="how")
     command.add("-v", "--verbose", action="count")
     need = parser.command("need", "need a thing", run)
@@ -48,6 +49,8 @@ def given(*words: str) -> dict[str, object]:
         ("--count -3", {"count": -3}),
         ("--part a --part=b", {"part": ["a", "b"]}),
         ("--with-care", {"with_care": True}),
+        ("--noise it", {"noise": True, "thing": "it"}),
+        ("--noise=3 it", {"noise": "3", "thing": "it"}),
         ("--mode slow", {"mode": "slow"}),
         ("-vv --verbose", {"verbose": 3}),
         ("-- --size", {"thing": "--size"}),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from pyvmm.boot.image_file import ImageFile
 from pyvmm.errors import ImageError
 from pyvmm.memory import HUGEPAGE, GuestMemory
+from pyvmm.native import ffi
 
 Save = Callable[..., str]
 
@@ -36,6 +38,27 @@ def test_holes_leave_guest_pages_untouched(memory: GuestMemory, tmp_path: Path) 
         file.copy_into(memory, 2 * HUGEPAGE, 0, size)
     assert list(memory.touched()) == [(3 * HUGEPAGE, HUGEPAGE), (7 * HUGEPAGE, HUGEPAGE)]
     assert memory.read(7 * HUGEPAGE, HUGEPAGE) == b"x" * HUGEPAGE
+
+
+@pytest.mark.parametrize(("size", "huge"), [(HUGEPAGE - 1, False), (HUGEPAGE, True)])
+def test_only_a_large_image_gets_the_guest_huge_pages(
+    memory: GuestMemory, save: Save, size: int, huge: bool
+) -> None:
+    with ImageFile.open(save(bytes(size))) as file:
+        file.copy_into(memory, 0x10_0000, 0, size)
+    assert uses_huge_pages(memory) == huge
+
+
+def uses_huge_pages(memory: GuestMemory) -> bool:
+    """Whether the host was told so, proc(5) "VmFlags"."""
+    address = int(ffi.cast("uintptr_t", ffi.from_buffer(memory.regions[0].view)))
+    inside = False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if span := re.match("([0-9a-f]+)-([0-9a-f]+) ", line):
+            inside = int(span[1], 16) <= address < int(span[2], 16)
+        elif inside and line.startswith("VmFlags:"):
+            return " hg" in line
+    raise AssertionError("The memory is not mapped")
 
 
 def test_reading_past_the_end_is_a_truncated_file(memory: GuestMemory, save: Save) -> None:

@@ -1,0 +1,92 @@
+"""The numbers of the specifications' files against the installed headers of Linux."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from pyvmm.virtio import balloon_spec as balloon
+from pyvmm.virtio import console_spec as console
+from pyvmm.virtio import virtio_spec as virtio
+
+HEADERS = ("virtio_config", "virtio_ids", "virtio_ring", "virtio_balloon", "virtio_console")
+
+EXPECTED = {
+    "VIRTIO_CONFIG_S_ACKNOWLEDGE": virtio.STATUS_ACKNOWLEDGE,
+    "VIRTIO_CONFIG_S_DRIVER": virtio.STATUS_DRIVER,
+    "VIRTIO_CONFIG_S_DRIVER_OK": virtio.STATUS_DRIVER_OK,
+    "VIRTIO_CONFIG_S_FEATURES_OK": virtio.STATUS_FEATURES_OK,
+    "VIRTIO_CONFIG_S_NEEDS_RESET": virtio.STATUS_NEEDS_RESET,
+    "VIRTIO_CONFIG_S_FAILED": virtio.STATUS_FAILED,
+    "1ULL << VIRTIO_RING_F_INDIRECT_DESC": virtio.F_INDIRECT_DESC,
+    "1ULL << VIRTIO_RING_F_EVENT_IDX": virtio.F_EVENT_IDX,
+    "1ULL << VIRTIO_F_VERSION_1": virtio.F_VERSION_1,
+    "1ULL << VIRTIO_F_ACCESS_PLATFORM": virtio.F_ACCESS_PLATFORM,
+    "1ULL << VIRTIO_F_RING_PACKED": virtio.F_RING_PACKED,
+    "VRING_DESC_F_NEXT": virtio.DESC_F_NEXT,
+    "VRING_DESC_F_WRITE": virtio.DESC_F_WRITE,
+    "VRING_DESC_F_INDIRECT": virtio.DESC_F_INDIRECT,
+    "VRING_AVAIL_F_NO_INTERRUPT": virtio.AVAIL_F_NO_INTERRUPT,
+    "VRING_USED_F_NO_NOTIFY": virtio.USED_F_NO_NOTIFY,
+    "sizeof(struct vring_desc)": virtio.DESC_SIZE,
+    "offsetof(struct vring_avail, ring)": virtio.RING_HEADER_SIZE,
+    "sizeof(vring_used_elem_t)": virtio.USED_ELEMENT_SIZE,
+    "VRING_AVAIL_ALIGN_SIZE": virtio.AVAIL_ALIGN,
+    "VRING_USED_ALIGN_SIZE": virtio.USED_ALIGN,
+    "VRING_DESC_ALIGN_SIZE": virtio.DESC_ALIGN,
+    "1 << VRING_PACKED_DESC_F_AVAIL": virtio.DESC_F_AVAIL,
+    "1 << VRING_PACKED_DESC_F_USED": virtio.DESC_F_USED,
+    "VRING_PACKED_EVENT_FLAG_ENABLE": virtio.EVENT_FLAGS_ENABLE,
+    "VRING_PACKED_EVENT_FLAG_DISABLE": virtio.EVENT_FLAGS_DISABLE,
+    "VRING_PACKED_EVENT_FLAG_DESC": virtio.EVENT_FLAGS_DESC,
+    "1 << VRING_PACKED_EVENT_F_WRAP_CTR": virtio.EVENT_WRAP,
+    "sizeof(struct vring_packed_desc_event)": virtio.EVENT_SIZE,
+    "VIRTIO_ID_NET": virtio.ID_NET,
+    "VIRTIO_ID_BLOCK": virtio.ID_BLOCK,
+    "VIRTIO_ID_CONSOLE": virtio.ID_CONSOLE,
+    "VIRTIO_ID_RNG": virtio.ID_RNG,
+    "VIRTIO_ID_BALLOON": virtio.ID_BALLOON,
+    "VIRTIO_ID_VSOCK": virtio.ID_VSOCK,
+    "VIRTIO_ID_FS": virtio.ID_FS,
+    "1 << VIRTIO_CONSOLE_F_SIZE": console.F_SIZE,
+    "1 << VIRTIO_CONSOLE_F_MULTIPORT": console.F_MULTIPORT,
+    "1 << VIRTIO_CONSOLE_F_EMERG_WRITE": console.F_EMERG_WRITE,
+    "sizeof(struct virtio_console_config)": console.CONFIG.size,
+    "offsetof(struct virtio_console_config, emerg_wr)": console.EMERG_WRITE,
+    "sizeof(struct virtio_console_control)": console.CONTROL.size,
+    "VIRTIO_CONSOLE_DEVICE_READY": console.DEVICE_READY,
+    "VIRTIO_CONSOLE_PORT_ADD": console.DEVICE_ADD,
+    "VIRTIO_CONSOLE_PORT_READY": console.PORT_READY,
+    "VIRTIO_CONSOLE_PORT_OPEN": console.PORT_OPEN,
+    "VIRTIO_CONSOLE_PORT_NAME": console.PORT_NAME,
+    "1 << VIRTIO_BALLOON_F_STATS_VQ": balloon.F_STATS_VQ,
+    "1 << VIRTIO_BALLOON_F_DEFLATE_ON_OOM": balloon.F_DEFLATE_ON_OOM,
+    "1 << VIRTIO_BALLOON_F_REPORTING": balloon.F_PAGE_REPORTING,
+    "1 << VIRTIO_BALLOON_PFN_SHIFT": balloon.PAGE,
+    "offsetof(struct virtio_balloon_config, actual)": balloon.ACTUAL,
+    "sizeof(struct virtio_balloon_stat)": balloon.STAT.size,
+    "VIRTIO_BALLOON_S_NR": len(balloon.STATS_NAMES),
+    "VIRTIO_BALLOON_S_MEMFREE": balloon.STATS_NAMES.index("free"),
+    "VIRTIO_BALLOON_S_MEMTOT": balloon.STATS_NAMES.index("total"),
+    "VIRTIO_BALLOON_S_AVAIL": balloon.STATS_NAMES.index("available"),
+    "VIRTIO_BALLOON_S_HTLB_PGFAIL": balloon.STATS_NAMES.index("hugetlb_failures"),
+}
+
+
+def test_numbers_are_those_of_the_installed_headers(tmp_path: Path) -> None:
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.skip("no C compiler")
+    includes = "".join(f"#include <linux/{header}.h>\n" for header in HEADERS)
+    checks = "\n".join(
+        f'_Static_assert(({what}) == {value}ULL, "{what}");' for what, value in EXPECTED.items()
+    )
+    source = tmp_path / "check.c"
+    source.write_text(f"#include <stddef.h>\n{includes}{checks}\n")
+    result = subprocess.run(
+        [compiler, "-fsyntax-only", str(source)], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
