@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import threading
-from contextlib import suppress
 
 from pyvmm.kvm.vm import IrqchipRoute, MsiRoute, Vm
 from pyvmm.layout import GSI_COUNT
@@ -58,13 +56,10 @@ class KvmVector:
     def connect(self, eventfd: int) -> None:
         """See MsiVector.
 
-        KVM sends the message at once for an eventfd that is signalled already, but leaves its
-        counter as it is, which would look like a further interrupt when it is disconnected. What
-        is signalled from then on KVM takes itself.
+        KVM sends the message at once for an eventfd that is signalled already. Whatever the
+        counter holds when it is disconnected has been sent, and KVM clears it then.
         """
         self._router.vm.irqfd(eventfd, self._gsi)
-        with suppress(BlockingIOError):
-            os.eventfd_read(eventfd)
 
     def disconnect(self, eventfd: int) -> None:
         """See MsiVector."""
