@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 
 from pyvmm.errors import HostError
 from pyvmm.loop import Loop
@@ -53,9 +54,15 @@ class Worker:
     def _start(self) -> None:
         if self._thread is not None:
             return
-        thread = threading.Thread(target=self.loop.run, name=self.name, daemon=True)
+        thread = threading.Thread(target=self._run, name=self.name, daemon=True)
         try:
             thread.start()
         except RuntimeError as error:
             raise HostError(f"The host allows no more threads; {self.name} needs one") from error
         self._thread = thread
+
+    def _run(self) -> None:
+        comm = f"/proc/self/task/{threading.get_native_id()}/comm"
+        with suppress(OSError), open(comm, "w") as file:
+            file.write(self.name)  # or it keeps that of the thread that started it, a vCPU's
+        self.loop.run()
