@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 
 from pyvmm.errors import HostError
 from pyvmm.log import Log
@@ -65,6 +66,9 @@ class Worker:
 
     def _run(self) -> None:
         """A mistake in one device's code costs it that event, and neither it nor others more."""
+        comm = f"/proc/self/task/{threading.get_native_id()}/comm"
+        with suppress(OSError), open(comm, "w") as file:
+            file.write(self.name)  # or it keeps that of the thread that started it, a vCPU's
         while True:
             try:
                 self.loop.run()
