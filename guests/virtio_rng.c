@@ -112,6 +112,11 @@ static void test_masks(void)
     masked();
     msix_mask(&device, 0, false);
     unmasked();
+    msix_mask(&device, 0, true); /* it was sent, and once */
+    CHECK(!msix_pending(&device, 0));
+    msix_mask(&device, 0, false);
+    let_time_pass();
+    CHECK(interrupts == 0);
     msix_control(&device, MSIX_ENABLE | MSIX_FUNCTION_MASK);
     masked();
     msix_control(&device, MSIX_ENABLE);

@@ -7,7 +7,10 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from pyvmm.errors import HostError
+from pyvmm.log import Log
 from pyvmm.loop import Loop
+
+log = Log(__name__)
 
 
 class Worker:
@@ -62,7 +65,14 @@ class Worker:
         self._thread = thread
 
     def _run(self) -> None:
+        """A mistake in one device's code costs it that event, and neither it nor others more."""
         comm = f"/proc/self/task/{threading.get_native_id()}/comm"
         with suppress(OSError), open(comm, "w") as file:
             file.write(self.name)  # or it keeps that of the thread that started it, a vCPU's
-        self.loop.run()
+        while True:
+            try:
+                self.loop.run()
+            except Exception:
+                log.exception("A mistake in the code of %s", self.name)
+            else:
+                return
