@@ -104,6 +104,7 @@ static void fail(struct pv_disk *disk, struct pv_queue *queue)
 
 int pv_start_thread(pthread_t *thread, void *(*run)(void *), struct pv_disk *disk)
 {
+    char name[16]; /* prctl(2), PR_SET_NAME */
     pthread_attr_t attributes;
     int error = pthread_attr_init(&attributes);
     if (error)
@@ -111,15 +112,11 @@ int pv_start_thread(pthread_t *thread, void *(*run)(void *), struct pv_disk *dis
     pthread_attr_setstacksize(&attributes, STACK);
     error = pthread_create(thread, &attributes, run, disk);
     pthread_attr_destroy(&attributes);
+    if (!error) {
+        snprintf(name, sizeof(name), "pv-%s", disk->name);
+        pthread_setname_np(*thread, name);
+    }
     return error;
-}
-
-static void begin(const struct pv_disk *disk)
-{
-    char name[16]; /* prctl(2), PR_SET_NAME */
-
-    snprintf(name, sizeof(name), "pv-%s", disk->name);
-    pthread_setname_np(pthread_self(), name);
 }
 
 /* Carry out a request that may block; called and left with the lock held. */
@@ -142,7 +139,6 @@ static void *help(void *argument)
     struct pv_disk_threads *threads = disk->threads;
     struct request *request;
 
-    begin(disk);
     pthread_mutex_lock(&threads->lock);
     for (;;) {
         while (!threads->todo.first && threads->state != ENDED) {
@@ -360,7 +356,6 @@ void *pv_lead(void *argument)
 {
     struct pv_disk *disk = argument;
 
-    begin(disk);
     while (may_lead(disk)) {
         int busy = 0;
         for (uint32_t i = 0; i < disk->queue_count && !disk->broken; i++) {
