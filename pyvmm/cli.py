@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import signal
 
     from pyvmm.machine import Machine
+    from pyvmm.peripherals import Peripheral
 else:
     import _signal as signal  # `signal` is this with enums, which cost a start 2 ms
 
@@ -125,21 +126,29 @@ def config_of(args: Arguments) -> MachineConfig:
         )
     elif needless := [key for key in ("initrd", "append", "kaslr", "entry") if key in settings]:
         raise UsageError(f"Without a KERNEL there must be no {needless[0]}")
-    if settings.keys() & {"console", "rng", "balloon"}:
-        from pyvmm.peripherals import parse_devices
-
-        settings["devices"] = tuple(parse_devices(settings))
-    lines = (line for device in settings.get("devices", ()) for line in device.lines.values())
+    devices = _devices_of(settings)
+    lines = (line for device in devices for line in device.lines.values())
     serial = settings.get("serial", ["none" if "stdio" in lines else "stdio"])
     settings["serial"] = (serial,) if isinstance(serial, str) else tuple(serial)
     for kind in settings["serial"]:
         check_serial(kind, SERIAL_KINDS)
+    settings["devices"] = tuple(devices)
+    fields = {key: settings[key] for key in MachineConfig.fields if key in settings}
+    return MachineConfig(**fields | {"boot": boot})
+
+
+def _devices_of(settings: dict[str, Any]) -> list[Peripheral]:
+    """The devices that options and their TOML file name. Raises UsageError."""
+    devices: list[Peripheral] = []
     if disks := settings.get("disk"):
         from pyvmm.disk_config import parse_disks
 
-        settings["devices"] = parse_disks([disks] if isinstance(disks, str) else disks)
-    fields = {key: settings[key] for key in MachineConfig.fields if key in settings}
-    return MachineConfig(**fields | {"boot": boot})
+        devices += parse_disks([disks] if isinstance(disks, str) else disks)
+    if settings.keys() & {"console", "rng", "balloon"}:
+        from pyvmm.peripherals import parse_devices
+
+        devices += parse_devices(settings)
+    return devices
 
 
 def _run(args: Arguments) -> int:
