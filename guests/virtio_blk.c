@@ -197,14 +197,6 @@ static void test_write(void)
     CHECK(ask(OUT, 0) == OK);
 }
 
-#define RUN(name)                                                                                  \
-    do {                                                                                           \
-        if (command_is(#name)) {                                                                   \
-            test_##name();                                                                         \
-            return;                                                                                \
-        }                                                                                          \
-    } while (0)
-
 void main(const void *boot_params)
 {
     (void)boot_params;

@@ -269,14 +269,6 @@ static void test_forever(void)
         exchange(1);
 }
 
-#define RUN(name)                                                                                  \
-    do {                                                                                           \
-        if (command_is(#name)) {                                                                   \
-            test_##name();                                                                         \
-            return;                                                                                \
-        }                                                                                          \
-    } while (0)
-
 void main(const void *boot_params)
 {
     (void)boot_params;

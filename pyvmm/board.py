@@ -57,9 +57,7 @@ class Callbacks(Value):
     panicked: Callable[[], object]
     output: Callable[[int, bytes], object]  # what serial port 0 or 1 sends
     open_line: Callable[[str, str], Chardev]  # see peripherals.Host
-    stop: Callable[
-        [str], Callable[[], object]
-    ]  # pause for a reason until what it returns is called
+    stop: Callable[[str], Callable[[], object]]  # see peripherals.Host
 
 
 class Board:

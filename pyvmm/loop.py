@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
+from pyvmm.errors import HostError
 from pyvmm.typed import Protocol
 
 READ = select.EPOLLIN
@@ -141,3 +142,13 @@ class Loop:
                 callback = heapq.heappop(self._timers)[2].callback
             if callback is not None:
                 callback()
+
+
+def start_thread(name: str, target: Callable[..., None], *args: object) -> threading.Thread:
+    """Start a thread that does not keep the process; HostError if the host allows no more."""
+    thread = threading.Thread(target=target, args=args, name=name, daemon=True)
+    try:
+        thread.start()
+    except RuntimeError as error:
+        raise HostError(f"The host allows no more threads; {name} needs one") from error
+    return thread

@@ -19,9 +19,9 @@ from pyvmm.ends import End
 from pyvmm.errors import UsageError
 from pyvmm.kvm import Vcpu
 from pyvmm.log import Log
-from pyvmm.loop import Loop
+from pyvmm.loop import Loop, start_thread
 from pyvmm.memory import GuestMemory
-from pyvmm.runloop import Gate, end_of, run_vcpu, start_thread
+from pyvmm.runloop import Gate, end_of, run_vcpu
 from pyvmm.timeline import Timeline
 from pyvmm.typed import TYPE_CHECKING, Any
 

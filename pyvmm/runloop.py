@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from pyvmm import ends
 from pyvmm.bus import Bus
 from pyvmm.ends import End
-from pyvmm.errors import HostError
 from pyvmm.kvm import exits
 from pyvmm.kvm.vcpu import Vcpu
 from pyvmm.native import lib
@@ -115,13 +114,3 @@ class Gate:
             self._ended = True
             self._condition.notify_all()
         self.shut()
-
-
-def start_thread(name: str, target: Callable[..., None], *args: object) -> threading.Thread:
-    """Start a thread that does not keep the process; HostError if the host allows no more."""
-    thread = threading.Thread(target=target, args=args, name=name, daemon=True)
-    try:
-        thread.start()
-    except RuntimeError as error:
-        raise HostError(f"The host allows no more threads; {name} needs one") from error
-    return thread

@@ -6,9 +6,8 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 
-from pyvmm.errors import HostError
 from pyvmm.log import Log
-from pyvmm.loop import Loop
+from pyvmm.loop import Loop, start_thread
 
 log = Log(__name__)
 
@@ -55,14 +54,8 @@ class Worker:
         self.loop.close()
 
     def _start(self) -> None:
-        if self._thread is not None:
-            return
-        thread = threading.Thread(target=self._run, name=self.name, daemon=True)
-        try:
-            thread.start()
-        except RuntimeError as error:
-            raise HostError(f"The host allows no more threads; {self.name} needs one") from error
-        self._thread = thread
+        if self._thread is None:
+            self._thread = start_thread(self.name, self._run)
 
     def _run(self) -> None:
         """A mistake in one device's code costs it that event, and neither it nor others more."""

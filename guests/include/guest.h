@@ -104,6 +104,15 @@ extern const char *command_line; /* set by the entry code */
 /* Whether `word` is the command line's first. */
 bool command_is(const char *word);
 
+/* Run test_NAME, and nothing after it, if the command line is NAME. */
+#define RUN(name)                                                                                  \
+    do {                                                                                           \
+        if (command_is(#name)) {                                                                   \
+            test_##name();                                                                         \
+            return;                                                                                \
+        }                                                                                          \
+    } while (0)
+
 /* Put the PICs' 16 vectors at IRQ_BASE, and let only the IRQs of `enabled` through. */
 void remap_pics(uint16_t enabled);
 /* End of interrupt for `irq`, at the PICs. */

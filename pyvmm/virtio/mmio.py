@@ -7,17 +7,9 @@ from pyvmm.loop import Loop
 from pyvmm.memory import GuestMemory
 from pyvmm.virtio import mmio_spec as spec
 from pyvmm.virtio.device import VirtioDevice
-from pyvmm.virtio.transport import LOW_32, RegisterTransport
+from pyvmm.virtio.transport import LOW_32, RegisterTransport, areas
 
-AREAS = {
-    base + shift // 8: (area, shift)
-    for base, area in (
-        (spec.QUEUE_DESC, "descriptor_area"),
-        (spec.QUEUE_DRIVER, "driver_area"),
-        (spec.QUEUE_DEVICE, "device_area"),
-    )
-    for shift in (0, 32)
-}
+AREAS = areas(spec.QUEUE_DESC, spec.QUEUE_DRIVER, spec.QUEUE_DEVICE)
 NO_SHARED_MEMORY = range(spec.SHM_LEN, spec.SHM_BASE + 8)
 
 

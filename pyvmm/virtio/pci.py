@@ -14,7 +14,7 @@ from pyvmm.pci.function import Bar, Function
 from pyvmm.pci.msix import Msix
 from pyvmm.virtio import pci_spec as spec
 from pyvmm.virtio.device import VirtioDevice
-from pyvmm.virtio.transport import RegisterTransport
+from pyvmm.virtio.transport import RegisterTransport, areas
 
 
 class PciTransport(RegisterTransport):
@@ -186,15 +186,7 @@ class PciTransport(RegisterTransport):
             self.msix.bind(vector, eventfd)
 
 
-AREAS = {
-    base + shift // 8: (area, shift)
-    for base, area in (
-        (spec.QUEUE_DESC, "descriptor_area"),
-        (spec.QUEUE_DRIVER, "driver_area"),
-        (spec.QUEUE_DEVICE, "device_area"),
-    )
-    for shift in (0, 32)
-}
+AREAS = areas(spec.QUEUE_DESC, spec.QUEUE_DRIVER, spec.QUEUE_DEVICE)
 
 
 class VirtioFunction(Function):

@@ -365,6 +365,15 @@ class RegisterTransport(Device):
         return before
 
 
+def areas(descriptor: int, driver: int, device: int) -> dict[int, tuple[str, int]]:
+    """Of the offsets of 32-bit registers: which area's address each holds, and from which bit on.
+
+    The arguments are the offsets of the lower halves, by Ring's names.
+    """
+    bases = {"descriptor_area": descriptor, "driver_area": driver, "device_area": device}
+    return {at + shift // 8: (name, shift) for name, at in bases.items() for shift in (0, 32)}
+
+
 def drain(eventfd: int) -> bool:
     """Forget what is signalled; whether anything was."""
     try:
