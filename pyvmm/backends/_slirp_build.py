@@ -9,6 +9,10 @@ from __future__ import annotations
 from cffi import FFI
 
 CDEF = """
+struct in6_addr {
+    uint32_t words[4];
+};
+
 typedef struct Slirp Slirp;
 
 typedef struct {
@@ -19,16 +23,16 @@ typedef struct {
     uint32_t vnetmask;
     uint32_t vhost;
     bool in6_enabled;
-    uint8_t vprefix_addr6[16];  // struct in6_addr
+    struct in6_addr vprefix_addr6;
     uint8_t vprefix_len;
-    uint8_t vhost6[16];
+    struct in6_addr vhost6;
     const char *vhostname;
     const char *tftp_server_name;
     const char *tftp_path;
     const char *bootfile;
     uint32_t vdhcp_start;
     uint32_t vnameserver;
-    uint8_t vnameserver6[16];
+    struct in6_addr vnameserver6;
     const char **vdnssearch;
     const char *vdomainname;
     size_t if_mtu;

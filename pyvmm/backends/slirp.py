@@ -349,7 +349,8 @@ def _in_addr(address: bytes) -> int:
     return int.from_bytes(address, "little")
 
 
-def _in6_addr(host: int) -> bytes:
-    """The address of one of the network's own hosts."""
+def _in6_addr(host: int) -> dict[str, Any]:
+    """The struct in6_addr of one of the network's own hosts, by value."""
     prefix = socket.inet_pton(socket.AF_INET6, spec.PREFIX6)
-    return prefix[:-1] + bytes([host])
+    words = memoryview(prefix[:-1] + bytes([host])).cast("I")
+    return {"words": list(words)}
