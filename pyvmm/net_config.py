@@ -144,7 +144,7 @@ class UserNet(Network):
     forward: Mapping[int | str, int] | Sequence[str] = ()
     restrict: bool = False
     ipv6: bool = True
-    subnet: str = ""
+    subnet: str = "10.0.2.0/24"
     hostname: str = ""
 
     @property
@@ -169,7 +169,28 @@ class UserNet(Network):
         super().check()
         for key in ("restrict", "ipv6"):
             _check_bool(key, getattr(self, key))
+        from pyvmm.backends.slirp_options import check_hostname, parse_subnet
+        from pyvmm.backends.slirp_spec import MTU
+
+        _check_number("mtu", self.mtu, 0, MTU)
         _ = self.forwards
+        parse_subnet(self.subnet)
+        check_hostname(self.hostname)
+
+    def open_link(self, host: Host) -> Link:
+        """See Network."""
+        from pyvmm.backends.slirp import Slirp
+        from pyvmm.backends.slirp_options import parse_subnet
+        from pyvmm.backends.slirp_spec import MTU
+
+        return Slirp(
+            parse_subnet(self.subnet),
+            mtu=self.mtu or MTU,
+            forwards=[(to.protocol, to.address, to.port, to.guest_port) for to in self.forwards],
+            restrict=self.restrict,
+            ipv6=self.ipv6,
+            hostname=self.hostname,
+        )
 
 
 class TapNet(Network):
