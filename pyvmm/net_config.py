@@ -16,9 +16,9 @@ from pyvmm import suboptions
 from pyvmm.errors import UsageError
 from pyvmm.peripherals import Host, Peripheral
 from pyvmm.typed import TYPE_CHECKING
-from pyvmm.value import Value
 
 if TYPE_CHECKING:
+    from pyvmm.backends.slirp_options import Forward, Subnet
     from pyvmm.virtio.device import VirtioDevice
     from pyvmm.virtio.net import Link
 
@@ -27,17 +27,12 @@ MTU_MIN, MTU_MAX = 68, 65535  # RFC 791 §3.2, and what 16 bits can say
 INTERFACE_NAME = 15  # <linux/if.h> IFNAMSIZ, without the 0 at its end
 ADDRESS_BYTES = 6
 OUR_FIRST_BYTE = b"\x02"  # of a MAC that is locally administered and unicast: IEEE 802 §8.4
-PROTOCOLS = ("tcp", "udp")
-PORT_MAX = 65535
-FORWARD = "tcp|udp:[HOST:]PORT:PORT"
-ANYWHERE_LOCAL = "127.0.0.1"
 
 # The options after each kind, as in pyvmm/suboptions.py.
 COMMON = {"mac": "ADDRESS", "queues": "N", "mtu": "BYTES", "pcap": "FILE"}
 USER = {
-    "forward": FORWARD,
+    "forward": "tcp|udp:[HOST:]PORT:PORT",
     "restrict": "on|off",
-    "ipv6": "on|off",
     "subnet": "ADDRESS/BITS",
     "hostname": "NAME",
 }
@@ -45,15 +40,6 @@ TAP = {"ifname": "NAME", "bridge": "NAME", "script": "FILE", "vhost": "auto|on|o
 STREAM = {"path": "SOCKET", "server": "on|off", "reconnect": "SECONDS"}
 VHOST_USER = "vhost-user:"
 KINDS = ("none", "user", "tap", "stream", f"{VHOST_USER}SOCKET")
-
-
-class Forward(Value):
-    """Connections to a port of the host that are passed on to one of the guest."""
-
-    protocol: str  # one of PROTOCOLS
-    address: str  # of the host, IPv4 or IPv6
-    port: int
-    guest_port: int
 
 
 class Network(Peripheral):
@@ -100,8 +86,10 @@ class Network(Peripheral):
         """See Peripheral."""
         from pyvmm.virtio.net import Net as Device
 
-        link = self.open_link(host)
+        link: Link = self.open_link(host)
         try:
+            if self.mtu > link.mtu:
+                raise UsageError(f"mtu must be at most {link.mtu} for {self.name}, not {self.mtu}")
             if self.pcap:
                 from pyvmm.backends.pcap import Recorder
 
@@ -133,62 +121,60 @@ class Net(Network):
 class UserNet(Network):
     """The host's own connections, with neither rights nor set-up.
 
-    forward   ports of the host: {2222: 22}, {"udp:0.0.0.0:5353": 53}, or the texts of the option,
-              `tcp|udp:[HOST:]PORT:PORT`, for which HOST is 127.0.0.1 if not given
-    restrict  the guest reaches nothing but what is forwarded to it
-    ipv6      whether there is IPv6
-    subnet    its IPv4 network, as 10.0.2.0/24
+    forward   ports of the host that lead to one of the guest: {2222: 22}, {"udp:0.0.0.0:5353": 53},
+              or texts as the option's, in which HOST is 127.0.0.1 if not given
+    restrict  the guest reaches nothing; it is reached where ports are forwarded
+    subnet    its IPv4 network; 10.0.2.0/24 if not given
     hostname  the guest's, which DHCP tells it
     """
 
     forward: Mapping[int | str, int] | Sequence[str] = ()
     restrict: bool = False
-    ipv6: bool = True
-    subnet: str = "10.0.2.0/24"
+    subnet: str = ""
     hostname: str = ""
 
     @property
     def forwards(self) -> list[Forward]:
         """What is forwarded. Raises UsageError."""
-        forward = self.forward
-        if not isinstance(forward, Mapping):
-            return [parse_forward(text) for text in forward]
-        return [
-            parse_forward(f"tcp:{port}:{to}" if isinstance(port, int) else f"{port}:{to}")
-            for port, to in forward.items()
-        ]
+        from pyvmm.backends.slirp_options import parse_forward
+
+        texts = self.forward
+        if isinstance(texts, Mapping):
+            ports = {f"tcp:{at}" if isinstance(at, int) else at: to for at, to in texts.items()}
+            texts = [f"{at}:{to}" for at, to in ports.items()]
+        return [parse_forward(text) for text in texts]
 
     @property
     def claims(self) -> tuple[str, ...]:
         """See Peripheral."""
-        ports = (f"{to.protocol} port {to.port} of {to.address}" for to in self.forwards)
-        return (*super().claims, *(port[0].upper() + port[1:] for port in ports))
+        ports = (f"Port {to.port} of {to.host} ({to.protocol})" for to in self.forwards)
+        return (*super().claims, *ports)
 
     def check(self) -> None:
         """See Peripheral."""
-        super().check()
-        for key in ("restrict", "ipv6"):
-            _check_bool(key, getattr(self, key))
-        from pyvmm.backends.slirp_options import check_hostname, parse_subnet
-        from pyvmm.backends.slirp_spec import MTU
+        from pyvmm.backends.slirp_options import check_hostname
 
-        _check_number("mtu", self.mtu, 0, MTU)
-        _ = self.forwards
-        parse_subnet(self.subnet)
+        super().check()
+        _check_bool("restrict", self.restrict)
+        _ = self.forwards, self._subnet
         check_hostname(self.hostname)
+
+    @property
+    def _subnet(self) -> Subnet:
+        from pyvmm.backends.slirp_options import parse_subnet
+        from pyvmm.backends.slirp_spec import SUBNET
+
+        return parse_subnet(self.subnet or SUBNET)
 
     def open_link(self, host: Host) -> Link:
         """See Network."""
         from pyvmm.backends.slirp import Slirp
-        from pyvmm.backends.slirp_options import parse_subnet
-        from pyvmm.backends.slirp_spec import MTU
 
         return Slirp(
-            parse_subnet(self.subnet),
-            mtu=self.mtu or MTU,
-            forwards=[(to.protocol, to.address, to.port, to.guest_port) for to in self.forwards],
+            self._subnet,
+            mtu=self.mtu,
+            forwards=self.forwards,
             restrict=self.restrict,
-            ipv6=self.ipv6,
             hostname=self.hostname,
         )
 
@@ -318,32 +304,6 @@ def parse_mac(text: str) -> bytes:
     if mac[0] & 1 or not any(mac):
         raise UsageError(f"A MAC must be one device's, so its first byte even, not {text!r}")
     return mac
-
-
-def parse_forward(text: str) -> Forward:
-    """`tcp|udp:[HOST:]PORT:PORT`, in which an IPv6 HOST stands in []. Raises UsageError."""
-    import socket
-
-    protocol, _, rest = text.partition(":")
-    *addresses, port, guest_port = ["", *rest.rsplit(":", 2)][-3:]
-    address = "".join(addresses) or ANYWHERE_LOCAL
-    family = socket.AF_INET
-    if address[0] == "[" and address[-1] == "]":
-        address, family = address[1:-1], socket.AF_INET6
-    ports = [int(one) for one in (port, guest_port) if one.isascii() and one.isdigit()]
-    try:
-        socket.inet_pton(family, address)
-    except (OSError, ValueError):
-        ports = []
-    if (
-        protocol not in PROTOCOLS
-        or len(ports) != 2
-        or not all(0 < one <= PORT_MAX for one in ports)
-    ):
-        raise UsageError(
-            f"forward must be {FORWARD} with a numeric HOST and ports to {PORT_MAX}, not {text!r}"
-        )
-    return Forward(protocol, address, *ports)
 
 
 def _check_number(key: str, value: object, first: int, last: int) -> None:

@@ -17,16 +17,13 @@ from contextlib import suppress
 from functools import partial
 
 from pyvmm.backends import slirp_spec as spec
-from pyvmm.backends.slirp_options import Subnet
+from pyvmm.backends.slirp_options import Forward, Subnet
 from pyvmm.errors import HostError
 from pyvmm.log import Log
 from pyvmm.loop import Loop, Timer
 from pyvmm.typed import Any, TypeAlias
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
-# tcp or udp, an IPv4 or IPv6 address of the host's, a port of it, and the guest's that it leads to.
-Forward: TypeAlias = tuple[str, str, int, int]
-
 log = Log(__name__)
 _handlers: list[Any] = []  # GLib's, for as long as the process lives
 
@@ -46,18 +43,18 @@ class Slirp:
         self,
         subnet: Subnet,
         *,
-        mtu: int = spec.MTU,
+        mtu: int = 0,
         forwards: Sequence[Forward] = (),
         restrict: bool = False,
-        ipv6: bool = True,
         hostname: str = "",
     ) -> None:
         """`restrict` keeps the guest from everything but DHCP and what is forwarded to it.
 
-        `mtu` is up to spec.MTU bytes, `hostname` what DHCP tells the guest to be called. Raises
-        HostError: there is no libslirp, or a port cannot be listened on.
+        `mtu` is the most bytes that a frame carries, 0 as many as can be; `hostname` is what DHCP
+        tells the guest that it is called. Raises HostError: there is no libslirp, or a port cannot
+        be listened on.
         """
-        self.mtu = mtu
+        self.mtu = min(mtu or spec.MTU, spec.MTU)
         self._ffi, self._lib = _load()
         self._loop: Loop | None = None
         self._receive: Callable[[Sequence[Buffer]], bool]
@@ -76,7 +73,7 @@ class Slirp:
         self._due = 0.0  # when it is
         self._inner_timers: dict[Any, _InnerTimer] = {}
         self._callbacks = self._make_callbacks()
-        self._slirp = self._make(subnet, restrict, ipv6, hostname)
+        self._slirp = self._make(subnet, restrict, hostname)
         try:
             for forward in forwards:
                 self._forward(forward, subnet)
@@ -146,7 +143,7 @@ class Slirp:
         ]
         return self._ffi.new("SlirpCb *", self._kept_alive)
 
-    def _make(self, subnet: Subnet, restrict: bool, ipv6: bool, hostname: str) -> Any:
+    def _make(self, subnet: Subnet, restrict: bool, hostname: str) -> Any:
         name = self._ffi.new("char[]", hostname.encode()) if hostname else self._ffi.NULL
         config = {
             "version": spec.CONFIG_VERSION,
@@ -157,7 +154,7 @@ class Slirp:
             "vhost": _in_addr(subnet.address(spec.HOST)),
             "vnameserver": _in_addr(subnet.address(spec.NAME_SERVER)),
             "vdhcp_start": _in_addr(subnet.address(spec.FIRST_GUEST)),
-            "in6_enabled": ipv6,
+            "in6_enabled": True,
             "vprefix_addr6": _in6_addr(0),
             "vprefix_len": spec.PREFIX6_BITS,
             "vhost6": _in6_addr(spec.HOST),
@@ -171,17 +168,19 @@ class Slirp:
         )
 
     def _forward(self, forward: Forward, subnet: Subnet) -> None:
-        protocol, address, port, guest_port = forward
-        flags = spec.FORWARD_UDP if protocol == "udp" else 0
-        if ":" in address:
+        flags = spec.FORWARD_UDP if forward.protocol == "udp" else 0
+        if ":" in forward.host:
             flags |= spec.FORWARD_IPV6_ONLY
-            guest = _sockaddr("::", guest_port)  # libslirp finds out which it has
+            address = "::"  # libslirp finds out which the guest has
         else:
-            guest = _sockaddr(".".join(map(str, subnet.address(spec.FIRST_GUEST))), guest_port)
-        host = _sockaddr(address, port)
+            address = ".".join(map(str, subnet.address(spec.FIRST_GUEST)))
+        host = _sockaddr(forward.host, forward.port)
+        guest = _sockaddr(address, forward.guest_port)
         if self._lib.slirp_add_hostxfwd(self._slirp, host, len(host), guest, len(guest), flags):
-            reason = os.strerror(self._ffi.errno)
-            raise HostError(f"{protocol} port {port} of {address} cannot be forwarded: {reason}")
+            raise HostError(
+                f"{forward.protocol} port {forward.port} of {forward.host} cannot be forwarded: "
+                f"{os.strerror(self._ffi.errno)}"
+            )
 
     # ---- waiting ----
 

@@ -1,10 +1,23 @@
-"""What user networking is told: its subnet, and the guest's name."""
+"""What user networking is told: its subnet, the ports that are forwarded, the guest's name."""
 
 from __future__ import annotations
 
 from pyvmm.backends import slirp_spec as spec
 from pyvmm.errors import UsageError
 from pyvmm.value import Value
+
+PROTOCOLS = ("tcp", "udp")
+PORT_MAX = 0xFFFF
+LOOPBACK = "127.0.0.1"
+
+
+class Forward(Value):
+    """Connections to a port of the host that are passed on to one of the guest's."""
+
+    protocol: str  # one of PROTOCOLS
+    host: str  # an address of the host's, IPv4 or IPv6
+    port: int
+    guest_port: int
 
 
 class Subnet(Value):
@@ -40,6 +53,28 @@ def parse_subnet(text: str) -> Subnet:
     if int.from_bytes(base, "big") & ~int.from_bytes(subnet.mask, "big"):
         raise UsageError(f"subnet must be zero after its first {prefix} bits, not {text!r}")
     return subnet
+
+
+def parse_forward(text: str) -> Forward:
+    """`tcp|udp:[HOST:]PORT:PORT`, in which an IPv6 HOST stands in []. Raises UsageError."""
+    import socket
+
+    protocol, _, rest = text.partition(":")
+    host, port, guest_port = ["", "", *rest.rsplit(":", 2)][-3:]
+    host, family = host or LOOPBACK, socket.AF_INET
+    if host[0] == "[" and host[-1] == "]":
+        host, family = host[1:-1], socket.AF_INET6
+    ports = [int(one) for one in (port, guest_port) if one.isascii() and one.isdigit()]
+    try:
+        socket.inet_pton(family, host)
+    except (OSError, ValueError):
+        ports = []
+    if protocol not in PROTOCOLS or [0 < one <= PORT_MAX for one in ports] != [True, True]:
+        raise UsageError(
+            "forward must be tcp|udp:[HOST:]PORT:PORT with a numeric HOST and ports from 1 to "
+            f"{PORT_MAX}, not {text!r}"
+        )
+    return Forward(protocol, host, *ports)
 
 
 def check_hostname(name: str) -> None:

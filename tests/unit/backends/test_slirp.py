@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from pyvmm.backends import slirp, slirp_spec
 from pyvmm.backends.slirp import Slirp
-from pyvmm.backends.slirp_options import parse_subnet
+from pyvmm.backends.slirp_options import Forward, parse_subnet
 from pyvmm.errors import HostError
 from tests.fakes.ethernet import (
     ARP,
@@ -89,8 +89,8 @@ def free_port(kind: socket.SocketKind = socket.SOCK_STREAM, address: str = LOOPB
         return int(probe.getsockname()[1])
 
 
-def forward(port: int, guest_port: int, protocol: str = "tcp") -> tuple[str, str, int, int]:
-    return protocol, LOOPBACK, port, guest_port
+def forward(port: int, guest_port: int, protocol: str = "tcp") -> Forward:
+    return Forward(protocol, LOOPBACK, port, guest_port)
 
 
 # ---- DHCP ----
@@ -154,12 +154,6 @@ def test_a_router_is_advertised_with_its_prefix(guest: EthernetGuest) -> None:
     assert ip6("fec0::") in answer.payload
 
 
-def test_without_ipv6_no_router_answers(guests: Guests) -> None:
-    guest = guests.make(ipv6=False)
-    guest.send(SOLICITATION, arp(1, guest.address, HOST))
-    assert Packet(guest.arrived.get(timeout=PATIENCE)).kind == ARP
-
-
 # ---- UDP ----
 
 
@@ -199,7 +193,7 @@ def test_a_datagram_reaches_the_host_over_ipv6(guest: EthernetGuest) -> None:
 
 def test_a_port_of_an_ipv6_address_is_forwarded_to_the_guests(guests: Guests) -> None:
     port = free_port(socket.SOCK_DGRAM, "::1")
-    guest = guests.make(forwards=[("udp", "::1", port, 7)])
+    guest = guests.make(forwards=[Forward("udp", "::1", port, 7)])
     guest.send(icmpv6(OWN6, HOST6, NEIGHBOUR), arp(1, guest.address, HOST))
     guest.expect(lambda packet: packet.kind == ARP)
     with server(socket.SOCK_DGRAM, "::1") as client:

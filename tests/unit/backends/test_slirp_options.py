@@ -1,10 +1,15 @@
-"""User networking's subnet and host name, as they are given."""
+"""User networking's subnet, forwarded ports and host name, as they are given."""
 
 from __future__ import annotations
 
 import pytest
 
-from pyvmm.backends.slirp_options import check_hostname, parse_subnet
+from pyvmm.backends.slirp_options import (
+    Forward,
+    check_hostname,
+    parse_forward,
+    parse_subnet,
+)
 from pyvmm.errors import UsageError
 
 
@@ -43,3 +48,35 @@ def test_a_host_name_is_taken(name: str) -> None:
 def test_another_host_name_is_refused(name: str) -> None:
     with pytest.raises(UsageError, match="hostname must be"):
         check_hostname(name)
+
+
+@pytest.mark.parametrize(
+    ("text", "forward"),
+    [
+        ("tcp:2222:22", Forward("tcp", "127.0.0.1", 2222, 22)),
+        ("udp:0.0.0.0:5353:53", Forward("udp", "0.0.0.0", 5353, 53)),
+        ("tcp:[::1]:80:65535", Forward("tcp", "::1", 80, 65535)),
+        ("tcp::2222:22", Forward("tcp", "127.0.0.1", 2222, 22)),
+    ],
+)
+def test_a_port_is_forwarded_from_loopback_or_an_address(text: str, forward: Forward) -> None:
+    assert parse_forward(text) == forward
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "tcp", "tcp:22", "2222:22", "sctp:1:2", "tcp:0:22", "tcp:22:65536", "tcp:²:22"),
+        *(
+            "tcp:localhost:1:2",
+            "tcp:::1:1:2",
+            "tcp:[::1:1:2",
+            "tcp:[]:1:2",
+            "tcp:1:2:3:4",
+            "tcp:-1:2",
+        ),
+    ],
+)
+def test_what_is_no_forwarded_port_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="forward must be"):
+        parse_forward(text)
