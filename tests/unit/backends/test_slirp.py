@@ -17,8 +17,12 @@ from pyvmm.backends import slirp, slirp_spec
 from pyvmm.backends.slirp import Slirp
 from pyvmm.backends.slirp_options import Forward, parse_subnet
 from pyvmm.errors import HostError
+from pyvmm.net_config import UserNet
+from pyvmm.peripherals import Host
+from tests.fakes.driver import Guest
 from tests.fakes.ethernet import (
     ARP,
+    HEADER,
     ICMPV6,
     MAC,
     PATIENCE,
@@ -389,3 +393,27 @@ def test_no_frame_does_harm(guest: EthernetGuest, hostile: list[bytes]) -> None:
     answer = guest.expect(lambda packet: packet.kind == ARP and packet.payload[14:18] == HOST)
     assert answer.payload[6:8] in (b"\0\1", b"\0\2")
     guest.early.clear()
+
+
+# ---- as a device ----
+
+
+def test_a_device_carries_frames_from_ring_to_ring(guests: Guests) -> None:
+    port = free_port()
+    host = Host(1, None, lambda _: print, None, guests)
+    device = Guest(UserNet("eth0", forward={port: 22}, hostname="frog").open(host))
+    guests.callback(device.close)
+    device.start()
+    receive, transmit = device.queues[0], device.queues[1]
+    receive.add(writable=[200, 3000])
+    receive.kick()
+    transmit.request([HEADER + dhcp(1)[:14], dhcp(1)[14:]])
+    (used,) = receive.wait()
+    address, options = dhcp_answer(Packet(used.data[len(HEADER) :]))
+    assert (address, options[12]) == (ip4("10.0.2.15"), b"frog")
+    receive.add(writable=[3000])
+    receive.kick()
+    with socket.create_connection((LOOPBACK, port), PATIENCE):
+        (used,) = receive.wait()
+    knock = Packet(used.data[len(HEADER) :])
+    assert knock.kind == ARP or (knock.protocol, knock.port) == (TCP, 22)
