@@ -9,7 +9,8 @@ PYTHON3 ?= python3
 PYTHON := .venv/bin/python
 PYTEST := $(PYTHON) -m pytest
 STAMPS := build/stamps
-NATIVE_SOURCES := setup.py $(wildcard csrc/*.c csrc/*.h pyvmm/kvm/_*.py pyvmm/kvm/_*.h)
+NATIVE_SOURCES := setup.py $(wildcard csrc/*.c csrc/*.h pyvmm/kvm/_*.py pyvmm/kvm/_*.h) \
+	pyvmm/backends/_slirp_build.py
 C_SOURCES := $(wildcard csrc/*.c csrc/*.h csrc/fuzz/*.c csrc/fuzz/*.h bench/*.c guests/*.c guests/*.h)
 RUN := run build/guests/vmlinuz-cloud --initrd build/guests/initramfs.img \
 	--append "console=ttyS0 quiet" --memory 512M --cpus 2
@@ -90,7 +91,7 @@ bench: build guests
 	$(PYTHON) bench/run.py
 
 clean:
-	rm -rf build dist *.egg-info pyvmm/_native.c pyvmm/_native*.so
+	rm -rf build dist *.egg-info pyvmm/_native.c pyvmm/_native*.so pyvmm/backends/_libslirp.py
 	find . -name __pycache__ -type d -not -path './.venv/*' -exec rm -rf {} +
 
 packages:

@@ -8,6 +8,7 @@ as one descriptor.
 
 from __future__ import annotations
 
+import itertools
 import os
 import select
 import time
@@ -26,6 +27,7 @@ from pyvmm.typed import Any, TypeAlias
 Buffer: TypeAlias = bytes | bytearray | memoryview
 log = Log(__name__)
 _handlers: list[Any] = []  # GLib's, for as long as the process lives
+_warnings = itertools.count()
 
 WHOLE = bytes(12)  # struct virtio_net_hdr (VIRTIO 1.2 §5.1.6) of a frame with nothing left to do
 KEPT_MAX = 4 << 20  # bytes of frames that wait for room in the guest; what is more is dropped
@@ -279,9 +281,7 @@ class Slirp:
     def _complain(self, message: Any, _: Any) -> None:
         self._complaints += 1
         if self._complaints <= COMPLAINTS_MAX:
-            log.warning(
-                "the guest did wrong: %s", self._ffi.string(message).decode(errors="replace")
-            )
+            log.warning("the guest: %s", self._ffi.string(message).decode(errors="replace"))
 
     def _timer_new(self, function: Any, argument: Any, _: Any) -> Any:
         timer = _InnerTimer(function, argument)
@@ -312,8 +312,10 @@ class _InnerTimer:
 
 def _load() -> tuple[Any, Any]:
     """cffi and libslirp, loaded once. Raises HostError."""
-    from pyvmm.backends._libslirp import ffi
-
+    try:
+        from pyvmm.backends._libslirp import ffi
+    except ImportError:
+        raise HostError("pyvmm's part for libslirp is not built; run `make build`") from None
     try:
         lib = ffi.dlopen(spec.LIBRARY)
     except OSError as error:
@@ -334,9 +336,9 @@ def _load() -> tuple[Any, Any]:
 
 
 def _log(ffi: Any, domain: Any, level: int, message: Any, data: Any) -> None:
-    """Log a message of libslirp's own. Any thread."""
-    text = ffi.string(message).decode(errors="replace")
-    (log.debug if level > spec.LOG_WARNING else log.warning)("%s", text)
+    """Log a warning of libslirp's own, unless there have been enough. Any thread."""
+    if level <= spec.LOG_WARNING and next(_warnings) < COMPLAINTS_MAX:
+        log.warning("libslirp: %s", ffi.string(message).decode(errors="replace"))
 
 
 def _swap(events: int) -> int:

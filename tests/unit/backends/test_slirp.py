@@ -6,7 +6,7 @@ import os
 import socket
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 import pytest
@@ -17,6 +17,7 @@ from pyvmm.backends import slirp, slirp_spec
 from pyvmm.backends.slirp import Slirp
 from pyvmm.backends.slirp_options import Forward, parse_subnet
 from pyvmm.errors import HostError
+from pyvmm.loop import Timer
 from pyvmm.net_config import UserNet
 from pyvmm.peripherals import Host
 from tests.fakes.driver import Guest
@@ -253,6 +254,20 @@ def test_a_forwarded_connection_carries_both_ways(guests: Guests) -> None:
     connection.finish()
     thread.join()
     assert received == [back]
+
+
+def test_libslirp_gets_time_earlier_once_there_is_a_connection(guest: EthernetGuest) -> None:
+    loop, waits = guest.worker.loop, []
+    call_at = loop.call_at
+
+    def record(when: float, callback: Callable[[], object]) -> Timer:
+        waits.append(when - loop.now())
+        return call_at(when, callback)
+
+    loop.call_at = record
+    with server() as listener:
+        Connection.connect(guest, HOST, listener.getsockname()[1], mss=1460)
+    assert any(0 < wait <= 0.499 for wait in waits)  # src/slirp.c, TIMEOUT_SLOW
 
 
 def test_a_connection_that_the_host_refuses_is_reset(guest: EthernetGuest) -> None:
