@@ -18,6 +18,9 @@ from pyvmm.backends import interface
 from pyvmm.backends import tap_spec as spec
 from pyvmm.errors import HostError
 from pyvmm.loop import Loop
+from pyvmm.typed import TypeAlias
+
+Buffer: TypeAlias = bytes | bytearray | memoryview
 
 BURST = 64  # frames taken before the loop's other descriptors have their turn
 
@@ -56,10 +59,10 @@ class Tap:
         self.up = True
         self._attached = queues
         self._loop: Loop | None = None
-        self._receive: Callable[[Sequence[memoryview | bytes]], bool]
+        self._receive: Callable[[Sequence[Buffer]], bool]
         self._changed: Callable[[], object]
         self._buffer = memoryview(bytearray(spec.FRAME_MAX))
-        self._waiting: memoryview | None = None  # a frame that there was no room for
+        self._waiting: Sequence[memoryview] | None = None  # a frame that there was no room for
 
     def close(self) -> None:
         """Release it; not moving frames before is no error."""
@@ -104,20 +107,20 @@ class Tap:
     def open(
         self,
         loop: Loop,
-        receive: Callable[[Sequence[memoryview | bytes]], bool],
+        receive: Callable[[Sequence[Buffer]], bool],
         changed: Callable[[], object],
     ) -> None:
         """See Link."""
         self._loop, self._receive, self._changed = loop, receive, changed
         self._watch()
 
-    def send(self, frame: Sequence[memoryview]) -> None:
+    def send(self, frame: Sequence[Buffer]) -> None:
         """See Link."""
         os.writev(self.fds[0], frame)
 
     def wake(self) -> None:
         """See Link."""
-        if self._waiting is not None and self._receive([self._waiting]):
+        if self._waiting is not None and self._receive(self._waiting):
             self._waiting = None
             self._watch()
 
@@ -142,8 +145,8 @@ class Tap:
                 self.up = False
                 self._changed()
                 return
-            frame = self._buffer[:length]
-            if not self._receive([frame]):
+            frame = self._buffer[: spec.HEADER_SIZE], self._buffer[spec.HEADER_SIZE : length]
+            if not self._receive(frame):
                 self._waiting = frame
                 self._unwatch()
                 return

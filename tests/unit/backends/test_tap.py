@@ -48,7 +48,7 @@ class Receiver:
         self.calls = 0
         tap.open(self.loop, self.receive, self.change)
 
-    def receive(self, frame: Sequence[memoryview | bytes]) -> bool:
+    def receive(self, frame: Sequence[bytes | bytearray | memoryview]) -> bool:
         self.calls += 1
         if self.room:
             self.frames.append(b"".join(frame))
