@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from pyvmm.log import Log
 from pyvmm.loop import Loop
 from pyvmm.memory import GuestMemory
 from pyvmm.typed import Protocol
@@ -20,6 +21,10 @@ from pyvmm.virtio.net_control import Control
 from pyvmm.virtio.net_frame import BadFrame, Buffer, check, consistent, flow
 from pyvmm.virtio.virtqueue import QueueError, Ring, Virtqueue
 
+log = Log(__name__)
+
+QUIET_SECONDS = 10.0  # between two log lines about frames that could not be sent
+
 
 class Link(Protocol):
     """The host's side of a network device. All methods are called on the worker's thread.
@@ -29,8 +34,11 @@ class Link(Protocol):
     """
 
     offloads: int  # of spec.HOST_OFFLOADS and GUEST_OFFLOADS: 0 if frames must be whole
-    mtu: int  # the most bytes that a frame carries, not counting its Ethernet header
-    up: bool  # whether there is somebody at the other end
+    mtu: int  # the most bytes that a frame carries after its Ethernet header; 65535: any number
+
+    @property
+    def up(self) -> bool:
+        """Whether there is somebody at the other end."""
 
     def open(
         self,
@@ -49,7 +57,7 @@ class Link(Protocol):
     def set_offloads(self, offloads: int) -> None:
         """Of its GUEST_OFFLOADS, those that the driver takes. Not called if it has none."""
 
-    def send(self, frame: Sequence[Buffer]) -> None:
+    def send(self, frame: Sequence[memoryview]) -> None:
         """Send a frame: its header, then the guest's own memory, in pieces of any lengths.
 
         Raises BlockingIOError if there is no room now: it is sent again after `changed`. With any
@@ -92,6 +100,7 @@ class Net(VirtioDevice):
             0,
         )
         self._plugged = True
+        self._quiet_until = 0.0
         self._refused = False  # the link waits for room
         self._spare: dict[int, list[Chain]] = {}  # popped receive buffers, by queue
         self._unsent: dict[int, Chain] = {}  # what the link had no room for, by queue
@@ -296,14 +305,22 @@ class Net(VirtioDevice):
         if index // 2 < self.control.pairs > 1:
             start = b"".join(take(list(data), spec.IPV6_FLOW.stop))
             self._flows[flow(start)] = index // 2
+        if not self.control.link_up:
+            self.statistics["tx_dropped"] += 1
+            return
         try:
-            if not self.control.link_up:
-                raise OSError
-            self.link.send([header, *data])
+            self.link.send([memoryview(header), *data])
         except BlockingIOError:
             raise
-        except OSError:
+        except OSError as error:
             self.statistics["tx_dropped"] += 1
+            self._complain(error)
         else:
             self.statistics["tx_frames"] += 1
             self.statistics["tx_bytes"] += length
+
+    def _complain(self, error: OSError) -> None:
+        now = self.worker.loop.now()
+        if now >= self._quiet_until:
+            self._quiet_until = now + QUIET_SECONDS
+            log.warning("%s: a frame was not sent: %s", self.name, error.strerror or error)

@@ -17,8 +17,7 @@ from pyvmm.virtio.virtqueue import QueueError
 COMMAND_MAX = 64 << 10  # bytes of a command that are looked at
 
 FEATURES = (
-    spec.F_MTU
-    | spec.F_MAC
+    spec.F_MAC
     | spec.F_STATUS
     | spec.F_CTRL_VQ
     | spec.F_CTRL_RX
@@ -56,8 +55,9 @@ class Control:
 
     @property
     def features(self) -> int:
-        """The features that it stands for."""
-        return FEATURES | (spec.F_MQ if self.max_pairs > 1 else 0)
+        """The features that it stands for. An `mtu` of MTU_MAX is none that the driver is told."""
+        mtu = spec.F_MTU if self.mtu < spec.MTU_MAX else 0
+        return FEATURES | mtu | (spec.F_MQ if self.max_pairs > 1 else 0)
 
     def reset(self, features: int) -> None:
         """Begin anew, with a driver that has accepted `features`."""
