@@ -165,7 +165,6 @@ static void *run(void *argument)
 {
     struct pv_net *net = argument;
 
-    pv_name_thread(net->name);
     while (may_run(net)) {
         if (!net->broken && net->transmit.looking)
             transmit(net);
@@ -206,7 +205,7 @@ static int prepare(struct pv_net *net, struct pv_net_thread *thread)
     for (int i = 0; i < 2 && !error; i++)
         if (queues[i]->ring)
             error = pv_watch(thread->epoll, queues[i]->doorbell, &queues[i]->looking);
-    return error ? error : pv_start_thread(&thread->thread, run, net);
+    return error ? error : pv_start_thread(&thread->thread, net->name, run, net);
 }
 
 int pv_net_open(struct pv_net *net)

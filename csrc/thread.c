@@ -1,6 +1,5 @@
 #define _GNU_SOURCE
 #include <errno.h>
-#include <signal.h>
 #include <stdio.h>
 #include <sys/epoll.h>
 
@@ -8,8 +7,9 @@
 
 enum { STACK = 128 << 10 }; /* bytes */
 
-int pv_start_thread(pthread_t *thread, void *(*run)(void *), void *argument)
+int pv_start_thread(pthread_t *thread, const char *name, void *(*run)(void *), void *argument)
 {
+    char whole[16]; /* prctl(2), PR_SET_NAME */
     pthread_attr_t attributes;
     int error = pthread_attr_init(&attributes);
     if (error)
@@ -17,15 +17,11 @@ int pv_start_thread(pthread_t *thread, void *(*run)(void *), void *argument)
     pthread_attr_setstacksize(&attributes, STACK);
     error = pthread_create(thread, &attributes, run, argument);
     pthread_attr_destroy(&attributes);
+    if (!error) {
+        snprintf(whole, sizeof(whole), "pv-%s", name);
+        pthread_setname_np(*thread, whole);
+    }
     return error;
-}
-
-void pv_name_thread(const char *name)
-{
-    char whole[16]; /* prctl(2), PR_SET_NAME */
-
-    snprintf(whole, sizeof(whole), "pv-%s", name);
-    pthread_setname_np(pthread_self(), whole);
 }
 
 int pv_watch(int epoll, int fd, void *what)

@@ -120,7 +120,6 @@ static void *help(void *argument)
     struct pv_disk_threads *threads = disk->threads;
     struct request *request;
 
-    pv_name_thread(disk->name);
     pthread_mutex_lock(&threads->lock);
     for (;;) {
         while (!threads->todo.first && threads->state != ENDED) {
@@ -152,7 +151,7 @@ static void ask_for_help(struct pv_disk *disk, struct request *request)
     threads->waiting++;
     pthread_cond_signal(&threads->work);
     if (threads->waiting > threads->idle && count < PV_DISK_HELPERS &&
-        pv_start_thread(&threads->helpers[count], help, disk) == 0)
+        pv_start_thread(&threads->helpers[count], disk->name, help, disk) == 0)
         threads->helper_count++;
     if (threads->helper_count == 0) { /* the host allows no more threads */
         threads->waiting--;
@@ -338,7 +337,6 @@ void *pv_lead(void *argument)
 {
     struct pv_disk *disk = argument;
 
-    pv_name_thread(disk->name);
     while (may_lead(disk)) {
         int busy = 0;
         for (uint32_t i = 0; i < disk->queue_count && !disk->broken; i++) {

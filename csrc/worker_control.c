@@ -49,7 +49,7 @@ static int prepare(struct pv_disk *disk, struct pv_disk_threads *threads)
         return ENOMEM;
     for (size_t i = 0; i < count; i++)
         pv_put_back(threads, &threads->requests[i]);
-    return error ? error : pv_start_thread(&threads->leader, pv_lead, disk);
+    return error ? error : pv_start_thread(&threads->leader, disk->name, pv_lead, disk);
 }
 
 int pv_disk_open(struct pv_disk *disk)
