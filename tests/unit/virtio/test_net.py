@@ -216,9 +216,7 @@ def test_the_header_may_fill_its_buffer_alone(net: Network) -> None:
     assert [one.data for one in net.rx.wait(2)] == [header()[:10] + b"\2\0", frame(60)]
 
 
-@given(
-    sizes=st.lists(st.integers(12, 300), min_size=1, max_size=20), length=st.integers(14, 1514)
-)
+@given(sizes=st.lists(st.integers(12, 300), min_size=1, max_size=20), length=st.integers(14, 1514))
 def test_what_is_merged_is_whole_or_waits(sizes: list[int], length: int) -> None:
     link = FakeLink()
     guest = Guest(Net("eth0", link, MAC))
