@@ -33,6 +33,13 @@ WHOLE = bytes(12)  # struct virtio_net_hdr (VIRTIO 1.2 §5.1.6) of a frame with 
 KEPT_MAX = 4 << 20  # bytes of frames that wait for room in the guest; what is more is dropped
 COMPLAINTS_MAX = 16  # log lines about what the guest did wrong: it could cause any number
 MS = 1_000_000  # nanoseconds
+# SLIRP_POLL_ flags as epoll's events, and these as those.
+SWAP = [
+    events & ~(spec.POLL_OUT | spec.POLL_PRI)
+    | (events & spec.POLL_OUT) << 1
+    | (events & spec.POLL_PRI) >> 1
+    for events in range(spec.POLL_ALL + 1)
+]
 
 
 class Slirp:
@@ -201,11 +208,9 @@ class Slirp:
         while self._kept and not self._stalled:
             if self._offer(self._kept[0]):
                 self._kept_size -= len(self._kept.popleft())
-        for timer in [*self._inner_timers.values()]:
-            timer.run()
         # While the guest has no room what comes for it is left in the sockets.
         ready = () if self._stalled else self._epoll.poll(0)
-        self._ready = {fd: _swap(events) for fd, events in ready}
+        self._ready = {fd: SWAP[events] for fd, events in ready}
         self._lib.slirp_pollfds_poll(self._slirp, False, self._get_revents, self._ffi.NULL)
         self._wanted = {}
         self._timeout[0] = spec.TIMEOUT_NONE
@@ -221,19 +226,15 @@ class Slirp:
             self._forget(fd, None)
         for fd, events in self._wanted.items():
             if fd not in self._watched:
-                self._epoll.register(fd, _swap(events))
+                self._epoll.register(fd, SWAP[events])
             elif self._watched[fd] != events:
-                self._epoll.modify(fd, _swap(events))
+                self._epoll.modify(fd, SWAP[events])
         self._watched = self._wanted
 
     def _set_timer(self) -> None:
         """Poll when libslirp needs it; a timer that is due before does no harm."""
         assert self._loop is not None
-        now = self._loop.now()
-        due = min(
-            [now + self._timeout[0] / 1000]
-            + [timer.expiry / 1000 for timer in self._inner_timers.values() if timer.expiry]
-        )
+        due = self._loop.now() + self._timeout[0] / 1000
         if self._timer is None or due < self._due:
             if self._timer is not None:
                 self._timer.cancel()
@@ -242,6 +243,8 @@ class Slirp:
 
     def _expired(self) -> None:
         self._timer = None
+        for timer in [*self._inner_timers.values()]:
+            timer.run()
         self._poll()
 
     def _offer(self, frame: bytes | memoryview) -> bool:
@@ -339,12 +342,6 @@ def _log(ffi: Any, domain: Any, level: int, message: Any, data: Any) -> None:
     """Log a warning of libslirp's own, unless there have been enough. Any thread."""
     if level <= spec.LOG_WARNING and next(_warnings) < COMPLAINTS_MAX:
         log.warning("libslirp: %s", ffi.string(message).decode(errors="replace"))
-
-
-def _swap(events: int) -> int:
-    """SLIRP_POLL_ flags as epoll's events, or these as those."""
-    same = events & spec.POLL_ALL & ~(spec.POLL_OUT | spec.POLL_PRI)
-    return same | (events & spec.POLL_OUT) << 1 | (events & spec.POLL_PRI) >> 1
 
 
 def _in_addr(address: bytes) -> int:
