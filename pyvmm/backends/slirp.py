@@ -18,7 +18,7 @@ from contextlib import suppress
 from functools import partial
 
 from pyvmm.backends import slirp_spec as spec
-from pyvmm.backends.slirp_options import Forward, Subnet
+from pyvmm.backends.slirp_options import Forward, Subnet, parse_address
 from pyvmm.errors import HostError
 from pyvmm.log import Log
 from pyvmm.loop import Loop, Timer
@@ -180,10 +180,10 @@ class Slirp:
         flags = spec.FORWARD_UDP if forward.protocol == "udp" else 0
         if ":" in forward.host:
             flags |= spec.FORWARD_IPV6_ONLY
-            address = "::"  # libslirp finds out which the guest has
+            address = bytes(16)  # libslirp finds out which the guest has
         else:
-            address = ".".join(map(str, subnet.address(spec.FIRST_GUEST)))
-        host = _sockaddr(forward.host, forward.port)
+            address = subnet.address(spec.FIRST_GUEST)
+        host = _sockaddr(parse_address(forward.host), forward.port)
         guest = _sockaddr(address, forward.guest_port)
         if self._lib.slirp_add_hostxfwd(self._slirp, host, len(host), guest, len(guest), flags):
             raise HostError(
@@ -354,12 +354,8 @@ def _in6_addr(host: int) -> dict[str, Any]:
     return {"words": list(memoryview(spec.PREFIX6[:-1] + bytes([host])).cast("I"))}
 
 
-def _sockaddr(address: str, port: int) -> bytes:
-    """A struct sockaddr_in or sockaddr_in6 (ip(7), ipv6(7))."""
-    import socket
-    import struct
-
-    if ":" in address:
-        packed = socket.inet_pton(socket.AF_INET6, address)
-        return struct.pack("=HHI16sI", socket.AF_INET6, socket.htons(port), 0, packed, 0)
-    return struct.pack("=HH4s8x", socket.AF_INET, socket.htons(port), socket.inet_aton(address))
+def _sockaddr(address: bytes, port: int) -> bytes:
+    """A struct sockaddr_in or sockaddr_in6."""
+    if len(address) == 4:
+        return spec.SOCKADDR_IN.pack(spec.AF_INET, port.to_bytes(2, "big"), address)
+    return spec.SOCKADDR_IN6.pack(spec.AF_INET6, port.to_bytes(2, "big"), 0, address, 0)
