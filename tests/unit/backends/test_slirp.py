@@ -390,6 +390,19 @@ frames = st.one_of(
         st.sampled_from([HOST, NAME_SERVER, ip4("10.0.2.77"), b"\xff" * 4, ip4("224.0.0.1")]),
         st.binary(max_size=200),
     ),
+    st.builds(  # to what libslirp answers itself: DHCP, TFTP
+        udp,
+        st.sampled_from([ip4("10.0.2.15"), bytes(4), ip4("192.0.2.1")]),
+        st.integers(0, 0xFFFF),
+        st.sampled_from([HOST, b"\xff" * 4]),
+        st.sampled_from([67, 69]),
+        st.binary(max_size=600),
+    ),
+    st.builds(
+        lambda payload, port: udp(OWN6, 546, ip6("ff02::1:2"), port, payload),
+        st.binary(max_size=200),
+        st.sampled_from([69, 547]),  # TFTP, DHCPv6
+    ),
     st.builds(
         lambda payload, target: icmpv6(ip6("fec0::15"), ip6(target), payload),
         st.binary(min_size=4, max_size=100),
