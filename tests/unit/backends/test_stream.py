@@ -289,6 +289,19 @@ def test_a_peer_that_goes_while_the_guest_has_no_room_is_noticed_with_room(
     station.wait_up(False)
 
 
+def test_a_peer_that_goes_does_not_keep_a_full_guest_busy(
+    station: Station, listener: socket.socket
+) -> None:
+    peer, _ = listener.accept()
+    loop = station.device.worker.loop
+    before = dict(loop._watches)
+    peer.sendall(framed(frame(60)))
+    while loop._watches == before:  # until it is refused
+        station.device.worker.call(lambda: None)
+    assert len(before.keys() - loop._watches) == 1
+    peer.close()
+
+
 def test_a_length_that_no_frame_has_ends_the_connection(
     station: Station, peer: socket.socket, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -137,6 +137,7 @@ def test_a_table_with_more_than_can_be_told_apart_lets_all_of_its_kind_pass(
         b"",
         table(),
         table() + b"\0\0\0",
+        table() + struct.pack("<I", 2) + GROUP,
         struct.pack("<I", 2) + OTHER + table(),
         struct.pack("<I", 0xFFFFFFFF) + OTHER * 100,
         table(OTHER) + table(GROUP) + b"x",
