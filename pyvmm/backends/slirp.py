@@ -55,11 +55,12 @@ class Slirp:
         mtu: int = 0,
         forwards: Sequence[Forward] = (),
         restrict: bool = False,
+        ipv6: bool = True,
         hostname: str = "",
     ) -> None:
         """`restrict` keeps the guest from everything but DHCP and what is forwarded to it.
 
-        `mtu` is the most bytes that a frame carries, 0 as many as can be; `hostname` is what DHCP
+        `mtu` is the most bytes that a frame carries, at least 68, 0 as many as can be; `hostname` is what DHCP
         tells the guest that it is called. Raises HostError: there is no libslirp, or a port cannot
         be listened on.
         """
@@ -82,7 +83,7 @@ class Slirp:
         self._due = 0.0  # when it is
         self._inner_timers: dict[Any, _InnerTimer] = {}
         self._callbacks = self._make_callbacks()
-        self._slirp = self._make(subnet, restrict, hostname)
+        self._slirp = self._make(subnet, restrict, ipv6, hostname)
         try:
             for forward in forwards:
                 self._forward(forward, subnet)
@@ -152,7 +153,7 @@ class Slirp:
         ]
         return self._ffi.new("SlirpCb *", self._kept_alive)
 
-    def _make(self, subnet: Subnet, restrict: bool, hostname: str) -> Any:
+    def _make(self, subnet: Subnet, restrict: bool, ipv6: bool, hostname: str) -> Any:
         name = self._ffi.new("char[]", hostname.encode()) if hostname else self._ffi.NULL
         config = {
             "version": spec.CONFIG_VERSION,
@@ -163,7 +164,7 @@ class Slirp:
             "vhost": _in_addr(subnet.address(spec.HOST)),
             "vnameserver": _in_addr(subnet.address(spec.NAME_SERVER)),
             "vdhcp_start": _in_addr(subnet.address(spec.FIRST_GUEST)),
-            "in6_enabled": True,
+            "in6_enabled": ipv6,
             "vprefix_addr6": _in6_addr(0),
             "vprefix_len": spec.PREFIX6_BITS,
             "vhost6": _in6_addr(spec.HOST),

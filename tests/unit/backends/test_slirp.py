@@ -159,6 +159,12 @@ def test_a_router_is_advertised_with_its_prefix(guest: EthernetGuest) -> None:
     assert ip6("fec0::") in answer.payload
 
 
+def test_without_ipv6_no_router_answers(guests: Guests) -> None:
+    guest = guests.make(ipv6=False)
+    guest.send(SOLICITATION, arp(1, guest.address, HOST))
+    assert Packet(guest.arrived.get(timeout=PATIENCE)).kind == ARP
+
+
 # ---- UDP ----
 
 
