@@ -60,9 +60,9 @@ class Slirp:
     ) -> None:
         """`restrict` keeps the guest from everything but DHCP and what is forwarded to it.
 
-        `mtu` is the most bytes that a frame carries, at least 68, 0 as many as can be; `hostname` is what DHCP
-        tells the guest that it is called. Raises HostError: there is no libslirp, or a port cannot
-        be listened on.
+        `mtu` is the most bytes that a frame carries, from 68 on, or 0 for as many as can be;
+        `hostname` is what DHCP tells the guest that it is called. Raises HostError: there is no
+        libslirp, or a port cannot be listened on.
         """
         self.mtu = min(mtu or spec.MTU, spec.MTU)
         self._ffi, self._lib = _load()
