@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyvmm.backends import frame_spec as spec
@@ -142,6 +142,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Station, 
         station.guest.close()
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(14, 1500), min_size=1, max_size=30), st.data())
 def test_any_cuts_give_the_same_frames(
     shared: tuple[Station, socket.socket], lengths: list[int], data: st.DataObject

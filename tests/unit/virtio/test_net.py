@@ -112,6 +112,7 @@ def test_a_frame_reaches_the_link_as_it_was_sent(make_net: MakeNet, packed: bool
     assert net.count("tx_bytes") == 1514
 
 
+@settings(deadline=None)
 @given(cuts=st.lists(st.integers(1, 71), max_size=6, unique=True))
 def test_any_framing_of_header_and_frame_means_the_same(cuts: list[int]) -> None:
     whole, link = WHOLE + frame(60), FakeLink()
@@ -217,6 +218,7 @@ def test_the_header_may_fill_its_buffer_alone(net: Network) -> None:
     assert [one.data for one in net.rx.wait(2)] == [header()[:10] + b"\2\0", frame(60)]
 
 
+@settings(deadline=None)
 @given(sizes=st.lists(st.integers(12, 300), min_size=1, max_size=20), length=st.integers(14, 1514))
 def test_what_is_merged_is_whole_or_waits(sizes: list[int], length: int) -> None:
     link = FakeLink()
@@ -537,7 +539,7 @@ CHAINS = st.lists(
 )
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(CHAINS, st.sampled_from([RX, TX, 2]), st.binary(max_size=64), st.booleans())
 def test_whatever_a_queue_holds_is_answered_or_needs_a_reset(
     chains: list[list[tuple[int, int, int]]], index: int, content: bytes, packed: bool

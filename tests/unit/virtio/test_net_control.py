@@ -6,7 +6,7 @@ import struct
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyvmm.virtio import net_spec as spec
@@ -304,6 +304,7 @@ def shared() -> Iterator[Driver]:
     guest.close()
 
 
+@settings(deadline=None)
 @given(st.lists(st.binary(max_size=40), max_size=3), st.integers(0, 6), st.integers(0, 6))
 def test_every_command_is_answered(
     shared: Driver, parts: list[bytes], kind: int, command: int
