@@ -6,6 +6,8 @@ import os
 import random
 import select
 import socket
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 
@@ -250,11 +252,11 @@ def test_without_mergeable_buffers_a_frame_has_one(rig: Rig, features: int) -> N
 
 def test_what_one_buffer_cannot_hold_is_dropped(rig: Rig) -> None:
     queue, _ = rig.start(MERGED & ~spec.F_MRG_RXBUF)
-    token = queue.add([], [100])
+    tokens = [queue.add([], [100]) for _ in range(4)]
     queue.kick()
     rig.tap.wires[0].send(HEADER + frame(200))
     rig.tap.wires[0].send(HEADER + frame(88))
-    assert received(queue, [token])[12:] == frame(88)
+    assert received(queue, tokens)[12:] == frame(88)
     assert rig.counters["rx_dropped"] == 1
 
 
@@ -326,6 +328,29 @@ def test_nothing_is_touched_while_it_is_quiesced(rig: Rig, features: int) -> Non
     rig.net.worker.call(rig.net.resume)
     assert received(receive, tokens)[12:] == frame(1000, 2)
     assert rig.tap.arrives() == HEADER + frame(60, 3)
+
+
+FLOOD = "import os\nwhile True: os.write(0, bytes(60000))"
+
+
+def test_it_is_quiesced_in_the_midst_of_it(native: Rig) -> None:
+    queue, _ = native.start(MERGED & ~spec.F_MRG_RXBUF, size=256)
+    native.tap.wires[0].setblocking(True)
+    at, length = queue.place(60000)
+    command = [sys.executable, "-c", FLOOD]
+    with subprocess.Popen(command, stdin=native.tap.wires[0], stderr=subprocess.DEVNULL) as flood:
+        for turn in range(40):
+            while len(queue.requests) < 256:
+                queue.add_descriptors([(at, length, virtio_spec.DESC_F_WRITE)])
+            queue.kick()
+            while turn and not queue.collect():
+                queue.interrupted(HELD_BACK)
+            native.net.worker.call(native.net.quiesce)
+            done = native.guest.memory.u16(queue.ring.device_area + 2)
+            select.select([], [], [], HELD_BACK / 10)
+            assert native.guest.memory.u16(queue.ring.device_area + 2) == done
+            native.net.worker.call(native.net.resume)
+        flood.kill()
 
 
 def test_it_is_reset_in_the_midst_of_it(native: Rig) -> None:
