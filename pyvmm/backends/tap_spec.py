@@ -78,5 +78,6 @@ USO = F_GUEST_USO4 | F_GUEST_USO6 | F_HOST_USO
 HOST_OFFLOADS = F_CSUM | F_HOST_TSO4 | F_HOST_TSO6 | F_HOST_ECN | F_HOST_UFO | F_HOST_USO
 
 HEADER_SIZE = 12  # struct virtio_net_hdr_mrg_rxbuf, before every frame (§5.1.6)
+HEADER_FLAGS = 0  # the offset of `flags`
 LINK_OVERHEAD = 18  # an Ethernet header and a VLAN tag
 FRAME_MAX = HEADER_SIZE + LINK_OVERHEAD + 65536  # GSO_LEGACY_MAX_SIZE of <linux/netdevice.h>
