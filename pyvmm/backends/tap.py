@@ -79,6 +79,8 @@ class Tap:
         """Hand over only what a driver that has accepted `features` understands."""
         self._checksums = bool(features & spec.F_GUEST_CSUM)
         offloads = sum(tun for bit, tun in spec.OFFLOADS.items() if features & bit)
+        if offloads & spec.TUN_F_USO != spec.TUN_F_USO:  # Linux refuses to do one without the other
+            offloads &= ~spec.TUN_F_USO
         with suppress(OSError):  # the interface is gone
             fcntl.ioctl(self.fds[0], spec.TUNSETOFFLOAD, offloads)
 

@@ -28,6 +28,7 @@ TUN_F_TSO_ECN = 0x08
 TUN_F_UFO = 0x10
 TUN_F_USO4 = 0x20  # and the next: since Linux 6.2
 TUN_F_USO6 = 0x40
+TUN_F_USO = TUN_F_USO4 | TUN_F_USO6
 
 FILTER = struct.Struct("<HH")  # struct tun_filter: flags, how many addresses follow
 FLT_ALLMULTI = 1
