@@ -20,6 +20,7 @@ from pyvmm.virtio import net_spec as spec
 from pyvmm.virtio import virtio_spec
 from pyvmm.virtio.tap_net import TapNet
 from tests.fakes.driver import PACKED, PATIENCE, SPLIT, Driver, Guest
+from tests.fakes.netns import network_namespace
 
 MAC = bytes.fromhex("525400000001")
 HEADER = bytes(spec.HEADER.size)
@@ -184,6 +185,38 @@ def test_a_large_frame_is_sent_with_its_header(rig: Rig) -> None:
     whole = header + frame(65549)
     send(queue, whole[:12], whole[12:30000], whole[30000:])
     assert rig.tap.arrives() == whole
+
+
+LIES = {
+    "a checksum behind the end": spec.HEADER.pack(spec.HDR_F_NEEDS_CSUM, 0, 0, 0, 60000, 16, 0),
+    "a checksum that ends behind it": spec.HEADER.pack(spec.HDR_F_NEEDS_CSUM, 0, 0, 0, 14, 45, 0),
+    "headers longer than all": spec.HEADER.pack(1, spec.GSO_TCPV4, 2000, 1448, 34, 16, 0),
+    "segments of nothing": spec.HEADER.pack(1, spec.GSO_TCPV4, 54, 0, 34, 16, 0),
+    "segments of no kind": spec.HEADER.pack(1, 0x7F, 54, 1448, 34, 16, 0),
+}
+
+
+@pytest.mark.parametrize("way", ["0", "1"], ids=["C", "Python"])
+def test_a_header_that_lies_is_dropped_and_counted(
+    way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """C leaves that to the kernel, and so to a real tap."""
+    monkeypatch.setenv("PYVMM_NO_FASTPATH", way)
+    with network_namespace():
+        net = TapNet("eth0", Tap("tap0"), MAC)
+        guest = Guest(net, memory=16 * MIB)
+        guest.start(MERGED | net.features & spec.HOST_OFFLOADS, size=64)
+        queue = guest.queues[TRANSMIT]
+        with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as wire:
+            wire.bind(("tap0", 0x88B5))
+            wire.settimeout(PATIENCE)
+            for lie in LIES.values():
+                send(queue, lie, frame(60, 1))
+            send(queue, HEADER, frame(60, 2))
+            assert wire.recv(2048) == frame(60, 2)
+        net.worker.call(lambda: None)
+        assert net.statistics["tx_invalid"] == len(LIES)
+        guest.close()
 
 
 @pytest.mark.parametrize("length", [0, 1, 11, 12, 25, 12 + 65536 + 19])

@@ -26,7 +26,7 @@ def test_a_device_that_is_not_there_names_its_module(tmp_path: Path) -> None:
 
 def test_another_device_is_refused() -> None:
     before = os.listdir("/proc/self/fd")
-    with pytest.raises(HostError, match="^/dev/null refuses 0x8008af00: Inappropriate ioctl"):
+    with pytest.raises(HostError, match=r"^/dev/null refuses 0x8008af00: Inappropriate ioctl"):
         Vhost("/dev/null")
     assert os.listdir("/proc/self/fd") == before
 
