@@ -129,8 +129,9 @@ class TapNet(Net):
             self._mover = self._make_mover()
             self.link.attach(self.control.pairs)
             self._set_filter()
-        control = self.queues.get(self.control.index or 0)
-        if control is not None and self.control.index:
+        index = self.control.index
+        if index is not None and index in self.queues:
+            control = self.queues[index]
             self.worker.loop.watch(control.ring.doorbell, partial(self._rung, control))
             ring_doorbell(control)
         self._move(self.control.link_up)
