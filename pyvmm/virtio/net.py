@@ -297,7 +297,7 @@ class Net(VirtioDevice):
         header = b"".join(take(data, spec.HEADER.size))
         length = sum(map(len, data))
         try:
-            header = check(header, length, self.negotiated, self.control.mtu)
+            header = check(header, length, self.negotiated, self.link.mtu)
         except BadFrame as error:
             self.statistics["tx_invalid"] += 1
             self.complain(f"sent a frame that {error}")

@@ -422,6 +422,14 @@ def test_configuration_tells_mac_link_queues_and_mtu(make_net: MakeNet) -> None:
     assert not offered(FakeLink(mtu=spec.MTU_MAX)) & spec.F_MTU
 
 
+def test_a_driver_that_does_not_know_the_mtu_may_send_what_the_link_carries(
+    make_net: MakeNet,
+) -> None:
+    net = make_net(mtu=1280)
+    net.send(frame(1514))
+    assert net.link.sent == [(WHOLE, frame(1514))]
+
+
 def test_the_driver_learns_of_a_pulled_cable(net: Network) -> None:
     net.buffers(100)
     net.device.set_link(False)
