@@ -14,7 +14,7 @@ HEADER = bytes(12)  # struct virtio_net_hdr
 MAC = bytes.fromhex("525400123456")
 BROADCAST = b"\xff" * 6
 ARP, IPV4, IPV6 = 0x0806, 0x0800, 0x86DD
-ICMP, TCP, UDP, ICMPV6 = 1, 6, 17, 58
+TCP, UDP, ICMPV6 = 6, 17, 58
 FIN, SYN, RST, PSH, ACK = 1, 2, 4, 8, 16
 WINDOW = 65535
 
@@ -163,11 +163,6 @@ class EthernetGuest:
         )
         if target == self.address:
             self.send(arp(2, self.address, sender, sender_mac))
-
-    def nothing_arrives_before(self, frame: bytes, wanted: Callable[[Packet], bool]) -> bool:
-        """Whether the answer to `frame` is the next that comes."""
-        self.send(frame)
-        return wanted(Packet(self.arrived.get(timeout=PATIENCE)))
 
     def close(self) -> None:
         self.worker.call(self.link.close)
