@@ -35,22 +35,26 @@ class UnixSockets:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         self._path = path
         self._listener = Listener(path, BACKLOG)
+        self._wanted = False
         self._clients: dict[socket.socket, bytearray] = {}  # with what they have said
 
-    def open(self, loop: Loop, arrived: Callable[[socket.socket, int], object]) -> None:
+    def attach(self, loop: Loop, arrived: Callable[[socket.socket, int], object]) -> None:
         """See HostSide."""
         self._loop = loop
         self._arrived = arrived
+
+    def listen(self, wanted: bool) -> None:
+        """See HostSide."""
+        self._wanted = wanted
         self._listen()
 
     def close(self) -> None:
         """See HostSide."""
+        self.listen(False)
+        self._listener.close()
         for client in list(self._clients):
             self._release(client)
             client.close()
-        if self._listener.fileno() >= 0:
-            self._loop.unwatch(self._listener.fileno())
-            self._listener.close()
 
     def connect(self, port: int) -> socket.socket:
         """See HostSide."""
@@ -69,8 +73,10 @@ class UnixSockets:
     # ---- those who have just connected ----
 
     def _listen(self) -> None:
-        if self._listener.fileno() >= 0:
+        if self._wanted and len(self._clients) < CLIENTS_MAX:
             self._loop.watch(self._listener.fileno(), self._accept)
+        else:
+            self._loop.unwatch(self._listener.fileno())
 
     def _accept(self) -> None:
         try:
@@ -82,8 +88,7 @@ class UnixSockets:
             self._loop.call_at(self._loop.now() + PAUSE_SECONDS, self._listen)
             return
         self._clients[client] = bytearray()
-        if len(self._clients) >= CLIENTS_MAX:
-            self._loop.unwatch(self._listener.fileno())
+        self._listen()
         self._loop.watch(client.fileno(), partial(self._read, client))
 
     def _release(self, client: socket.socket) -> None:

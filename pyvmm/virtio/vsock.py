@@ -21,7 +21,7 @@ from pyvmm.virtio import virtio_spec
 from pyvmm.virtio import vsock_spec as spec
 from pyvmm.virtio.chain import Chain, take
 from pyvmm.virtio.device import VirtioDevice, ring_doorbell
-from pyvmm.virtio.virtqueue import QueueError, Virtqueue
+from pyvmm.virtio.virtqueue import QueueError, Ring, Virtqueue
 from pyvmm.virtio.vsock_stream import Header, Stream, Violation
 
 QUEUE_SIZE = 128
@@ -33,13 +33,16 @@ CONNECT_SECONDS, RETRY_SECONDS = 2.0, 0.02  # for a host's program whose backlog
 
 
 class HostSide(Protocol):
-    """The host's programs. The worker's thread, but for `open`."""
+    """The host's programs. The worker's thread, but for `attach`."""
 
-    def open(self, loop: Loop, arrived: Callable[[socket.socket, int], object]) -> None:
-        """On `loop`, which does not run yet: `arrived(connection, port)` for who wants the guest.
+    def attach(self, loop: Loop, arrived: Callable[[socket.socket, int], object]) -> None:
+        """Learn the worker's loop, and whom to tell `arrived(connection, port)`.
 
         `port` is the guest's. Before anything else is called.
         """
+
+    def listen(self, wanted: bool) -> None:
+        """Let programs that want the guest arrive, or have them wait."""
 
     def connect(self, port: int) -> socket.socket:
         """A connection to what listens at the host's `port`.
@@ -51,7 +54,7 @@ class HostSide(Protocol):
         """The guest has accepted what arrived; `port` is the host's. Raises OSError."""
 
     def close(self) -> None:
-        """Nothing arrives any more."""
+        """Release everything."""
 
 
 class VsockDevice(VirtioDevice):
@@ -128,12 +131,17 @@ class Vsock(VsockDevice):
         self._stalled = False  # the guest's packets wait until there is room for replies
         self._buffer: _Buffer | None = None  # taken from the driver and not used
         self._next_port = FIRST_PORT
-        host.open(self.worker.loop, self._arrived)
+        host.attach(self.worker.loop, self._arrived)
 
     def close(self) -> None:
         """See VirtioDevice."""
         self.worker.call(self._host.close)
         super().close()
+
+    def activate(self, features: int, rings: Sequence[Ring]) -> None:
+        """See VirtioDevice."""
+        self._host.listen(True)
+        super().activate(features, rings)
 
     def _reset_streams(self) -> None:
         self._drop_streams()
@@ -141,6 +149,7 @@ class Vsock(VsockDevice):
 
     def _stop(self) -> None:
         super()._stop()
+        self._host.listen(False)
         self._drop_streams()
         self._replies.clear()
         self._stalled = False
@@ -253,6 +262,8 @@ class Vsock(VsockDevice):
         if packet.op == spec.OP_RST:
             self._forget(ports)
         elif packet.op == spec.OP_REQUEST and stream is None and ports not in self._timers:
+            if packet.fwd_cnt:
+                raise Violation("received bytes before a stream was open (§5.10.6.3)")
             self._connect(packet, self.worker.loop.now() + CONNECT_SECONDS)
         elif stream is None:
             self._refuse(packet)  # it may not know yet that the stream has ended
