@@ -1,4 +1,4 @@
-"""A listening Unix socket, and a serial line on one, for one client at a time."""
+"""A serial line on a listening Unix socket, for one client at a time."""
 
 from __future__ import annotations
 
@@ -11,40 +11,6 @@ from pyvmm.errors import HostError
 from pyvmm.loop import Loop
 
 
-class Listener:
-    """A socket that listens at `path`, mode 0600, in place of one that nobody listens on any more.
-
-    Any thread, one at a time.
-    """
-
-    def __init__(self, path: str, backlog: int) -> None:
-        """`backlog` is how many may wait to be accepted. Raises HostError."""
-        self._path = path
-        self._socket = _listen(path, backlog)
-        self._inode = os.stat(path).st_ino
-
-    def fileno(self) -> int:
-        """Its descriptor, -1 once it is closed."""
-        return self._socket.fileno()
-
-    def accept(self) -> socket.socket:
-        """A client, which does not block. Raises OSError; BlockingIOError if there is none."""
-        client, _ = self._socket.accept()
-        client.setblocking(False)
-        return client
-
-    def close(self) -> None:
-        """Let the path go; may be called twice. Whoever watches the descriptor stops before."""
-        if self._socket.fileno() < 0:
-            return
-        self._socket.close()
-        try:
-            if os.stat(self._path).st_ino == self._inode:  # not one that took our place
-                os.unlink(self._path)
-        except FileNotFoundError:
-            pass
-
-
 class UnixServer(Stream):
     """Listens at `path`, mode 0600. Clients come and go; a second one waits for the first to go.
 
@@ -54,7 +20,8 @@ class UnixServer(Stream):
 
     def __init__(self, loop: Loop, path: str) -> None:
         self.where = path
-        self._listener = Listener(path, backlog=1)
+        self._listener = listen(path)
+        self._inode = os.stat(path).st_ino
         super().__init__(loop, None, None, keep=KEPT_UNREAD)
 
     def attach(self, port: Port) -> None:
@@ -68,7 +35,7 @@ class UnixServer(Stream):
         if self._listener.fileno() < 0:
             return
         self._loop.unwatch(self._listener.fileno())
-        self._listener.close()
+        stop_listening(self._listener, self.where, self._inode)
 
     def hung_up(self) -> None:
         """The client has gone: wait for the next one."""
@@ -92,9 +59,10 @@ class UnixServer(Stream):
         if self._source is not None or self._listener.fileno() < 0:
             return
         try:
-            client = self._listener.accept()
+            client, _ = self._listener.accept()
         except OSError:  # it has gone again
             return
+        client.setblocking(False)
         self._loop.unwatch(self._listener.fileno())
         with self._lock:
             fd = client.detach()
@@ -111,7 +79,21 @@ class UnixServer(Stream):
         self._owned = ()
 
 
-def _listen(path: str, backlog: int) -> socket.socket:
+def stop_listening(listener: socket.socket, path: str, inode: int) -> None:
+    """Close a listening socket, and remove its path unless another has taken its place."""
+    listener.close()
+    try:
+        if os.stat(path).st_ino == inode:
+            os.unlink(path)
+    except FileNotFoundError:
+        pass
+
+
+def listen(path: str, backlog: int = 1) -> socket.socket:
+    """A socket that listens at `path`, in place of one that nobody listens on any more.
+
+    `backlog` is how many may wait to be accepted. Raises HostError.
+    """
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
         if _is_stale(path):

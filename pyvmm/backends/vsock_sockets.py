@@ -7,12 +7,13 @@ connection is the guest's. A guest that connects to the host's port 52 is connec
 
 from __future__ import annotations
 
+import os
 import resource
 import socket
 from collections.abc import Callable
 from functools import partial
 
-from pyvmm.backends.sockets import Listener
+from pyvmm.backends.sockets import listen, stop_listening
 from pyvmm.loop import Loop
 
 BACKLOG = 128
@@ -34,7 +35,8 @@ class UnixSockets:
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         self._path = path
-        self._listener = Listener(path, BACKLOG)
+        self._listener = listen(path, BACKLOG)
+        self._inode = os.stat(path).st_ino
         self._wanted = False
         self._clients: dict[socket.socket, bytearray] = {}  # with what they have said
 
@@ -51,7 +53,7 @@ class UnixSockets:
     def close(self) -> None:
         """See HostSide."""
         self.listen(False)
-        self._listener.close()
+        stop_listening(self._listener, self._path, self._inode)
         for client in list(self._clients):
             self._release(client)
             client.close()
@@ -80,13 +82,14 @@ class UnixSockets:
 
     def _accept(self) -> None:
         try:
-            client = self._listener.accept()
+            client, _ = self._listener.accept()
         except BlockingIOError:
             return
         except OSError:  # no more descriptors
             self._loop.unwatch(self._listener.fileno())
             self._loop.call_at(self._loop.now() + PAUSE_SECONDS, self._listen)
             return
+        client.setblocking(False)
         self._clients[client] = bytearray()
         self._listen()
         self._loop.watch(client.fileno(), partial(self._read, client))
