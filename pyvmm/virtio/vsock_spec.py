@@ -38,3 +38,5 @@ SHUTDOWN_BOTH = SHUTDOWN_RCV | SHUTDOWN_SEND
 
 EVENT_PACKET = struct.Struct("<I")  # §5.10.6.7 struct virtio_vsock_event: id
 EVENT_TRANSPORT_RESET = 0
+
+RUNNING = struct.Struct("=i")  # of VHOST_VSOCK_SET_RUNNING, <linux/vhost.h>

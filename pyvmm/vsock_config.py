@@ -1,0 +1,87 @@
+"""Vsock: the value of a socket device, and its form as an option."""
+
+from __future__ import annotations
+
+import os
+
+from pyvmm import suboptions
+from pyvmm.errors import UsageError
+from pyvmm.peripherals import Host, Peripheral
+from pyvmm.typed import TYPE_CHECKING
+from pyvmm.virtio import vsock_spec as spec
+
+if TYPE_CHECKING:
+    from pyvmm.virtio.device import VirtioDevice
+
+OPTIONS = {"uds": "PATH", "vhost": "auto|on|off"}
+SYNTAX = f"CID{suboptions.syntax(OPTIONS)}"
+PATH_MAX = 107 - len(f"_{spec.PORT_MAX}")  # bytes: unix(7), sun_path without the 0 at its end
+
+
+class Vsock(Peripheral):
+    """Streams between programs of the guest and of the host: virtio-vsock.
+
+    cid    the guest's context identifier, 3 to 2^32 - 2
+    vhost  `on`: by the host's kernel, whose programs use AF_VSOCK; no other machine of the host may
+           have the same CID. `off`: by pyvmm, whose programs use Unix sockets. `auto`: by the kernel
+           if it can (/dev/vhost-vsock) and there is no `uds`
+    uds    where the Unix sockets are: programs that want the guest connect to this path, the guest
+           reaches those that listen at this path with _PORT behind it; vsock-CID.sock if not given
+    """
+
+    name: str = "vsock"
+    cid: int = spec.CID_MIN
+    uds: str | os.PathLike[str] = ""
+    vhost: str = "auto"
+
+    @property
+    def path(self) -> str:
+        """Where the Unix sockets are."""
+        return os.fspath(self.uds) or f"vsock-{self.cid}.sock"
+
+    def check(self) -> None:
+        """See Peripheral."""
+        super().check()
+        cid = self.cid
+        if not isinstance(cid, int) or not spec.CID_MIN <= cid <= spec.CID_MAX:
+            limits = f"{spec.CID_MIN} to {spec.CID_MAX}"
+            raise UsageError(f"The CID of a guest must be a number from {limits}, not {cid!r}")
+        if self.vhost not in OPTIONS["vhost"].split("|"):
+            raise UsageError(f"vhost must be auto, on or off, not {self.vhost!r}")
+        if not isinstance(self.uds, (str, os.PathLike)) or "\0" in os.fspath(self.uds):
+            raise UsageError(f"uds must be a path, not {self.uds!r}")
+        if len(os.fsencode(self.path)) > PATH_MAX:
+            raise UsageError(f"uds must have at most {PATH_MAX} bytes, not {self.path!r}")
+        if self.uds and self.vhost == "on":
+            raise UsageError("A vsock must have either uds or vhost=on, not both")
+
+    @property
+    def by_kernel(self) -> bool:
+        """Whether the host's kernel is to serve it."""
+        from pyvmm.virtio.vhost import usable
+        from pyvmm.virtio.vhost_spec import VSOCK_DEVICE
+
+        return self.vhost == "on" or (
+            self.vhost == "auto" and not self.uds and usable(VSOCK_DEVICE)
+        )
+
+    def open(self, host: Host) -> VirtioDevice:
+        """See Peripheral."""
+        if self.by_kernel:
+            from pyvmm.virtio.vhost_vsock import VhostVsock
+
+            return VhostVsock(self.name, self.cid)
+        from pyvmm.backends.vsock_sockets import UnixSockets
+        from pyvmm.virtio.vsock import Vsock as Device
+
+        return Device(self.name, self.cid, UnixSockets(self.path))
+
+
+def parse_vsock(text: str) -> Vsock:
+    """`CID[,OPTION...]`, in which ,, stands for a comma of the path. Raises UsageError."""
+    cid, *options = suboptions.split(text)
+    if not (cid.isascii() and cid.isdigit() and len(cid) < suboptions.DIGITS_MAX):
+        raise UsageError(f"A vsock must be {SYNTAX}, not {text!r}")
+    vsock = Vsock(cid=int(cid), **suboptions.parse("A vsock", options, OPTIONS))
+    vsock.check()
+    return vsock
