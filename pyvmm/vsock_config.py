@@ -23,10 +23,11 @@ class Vsock(Peripheral):
 
     cid    the guest's context identifier, 3 to 2^32 - 2
     vhost  `on`: by the host's kernel, whose programs use AF_VSOCK; no other machine of the host may
-           have the same CID. `off`: by pyvmm, whose programs use Unix sockets. `auto`: by the kernel
-           if it can (/dev/vhost-vsock) and there is no `uds`
-    uds    where the Unix sockets are: programs that want the guest connect to this path, the guest
-           reaches those that listen at this path with _PORT behind it; vsock-CID.sock if not given
+           have the same CID. `off`: by pyvmm, for programs that use Unix sockets. `auto`: by the
+           kernel if it can (/dev/vhost-vsock) and there is no `uds`
+    uds    where the Unix sockets are: programs that want the guest connect to this path, and those
+           that listen at this path with _PORT behind it are what the guest connects to;
+           vsock-CID.sock if not given
     """
 
     name: str = "vsock"
