@@ -143,7 +143,6 @@ class Stream:
 
     def abandon(self) -> None:
         """The guest has forgotten the stream; what it sent before still goes to the host."""
-        self._ops.clear()
         self._shut(spec.SHUTDOWN_BOTH)
 
     def _take_data(self, payload: Sequence[memoryview], length: int) -> None:
@@ -195,7 +194,7 @@ class Stream:
 
     def _may_send(self) -> bool:
         ended = self._host_shut & spec.SHUTDOWN_SEND or self._guest_shut & spec.SHUTDOWN_RCV
-        return self.opened and not ended
+        return not ended
 
     def _free(self) -> int:
         return self._room - (self._sent - self._taken & spec.COUNTER_MASK)

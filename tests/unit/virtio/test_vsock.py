@@ -105,6 +105,23 @@ def open_stream(start: Start, listener: socket.socket) -> tuple[VsockDriver, soc
 Open = tuple[VsockDriver, socket.socket]
 
 
+def fill(driver: VsockDriver, ports: tuple[int, int] = PORTS) -> bytes:
+    """Use all the credit of a stream whose other end does not read; what was sent."""
+    end, data = driver.ends[ports], b""
+    while end.credit > 0:
+        data += (part := os.urandom(min(end.credit, 1 << 16)))
+        driver.send(spec.OP_RW, ports, part)
+    return data
+
+
+def no_streams(driver: VsockDriver) -> bool:
+    """Whether the device has forgotten all."""
+    device = driver.device
+    assert isinstance(device, Vsock)
+    device.worker.call(lambda: None)
+    return not (device._streams or device._orphans or device._turns or device._timers)
+
+
 # ---- opening ----
 
 
@@ -129,29 +146,56 @@ def test_a_port_at_which_nobody_listens_is_refused(start: Start) -> None:
     assert packet.type == spec.TYPE_STREAM
 
 
-def test_a_listener_without_room_is_tried_again(start: Start, path: str) -> None:
-    driver = start()
+@pytest.fixture
+def busy(path: str) -> Iterator[socket.socket]:
+    """What listens at the host's port 9 and has no room."""
     with socket.socket(socket.AF_UNIX) as busy, socket.socket(socket.AF_UNIX) as other:
+        busy.settimeout(PATIENCE)
         busy.bind(f"{path}_9")
         busy.listen(0)
         other.connect(f"{path}_9")
-        driver.send(spec.OP_REQUEST, (9, 1))
-        assert not driver.pending()
-        busy.accept()[0].close()
-        driver.expect(spec.OP_RESPONSE, (9, 1))
+        yield busy
+
+
+def test_a_listener_without_room_is_tried_again(start: Start, busy: socket.socket) -> None:
+    driver = start()
+    driver.send(spec.OP_REQUEST, (9, 1))
+    assert not driver.pending()
+    accept(busy)
+    driver.expect(spec.OP_RESPONSE, (9, 1))
 
 
 def test_a_listener_that_never_has_room_refuses(
-    start: Start, path: str, monkeypatch: pytest.MonkeyPatch
+    start: Start, busy: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(device_module, "CONNECT_SECONDS", 0.05)
     driver = start()
-    with socket.socket(socket.AF_UNIX) as busy, socket.socket(socket.AF_UNIX) as other:
-        busy.bind(f"{path}_9")
-        busy.listen(0)
-        other.connect(f"{path}_9")
-        driver.send(spec.OP_REQUEST, (9, 1))
-        driver.expect(spec.OP_RST, (9, 1))
+    driver.send(spec.OP_REQUEST, (9, 1))
+    driver.expect(spec.OP_RST, (9, 1))
+    assert no_streams(driver)
+
+
+def test_a_lie_is_found_before_a_listener_is_tried_again(start: Start, busy: socket.socket) -> None:
+    driver = start()
+    driver.send(spec.OP_REQUEST, (9, 1), fwd_cnt=1)
+    driver.expect(spec.OP_RST, (9, 1))
+
+
+@pytest.mark.parametrize("how", ["reset", "taken back", "asked twice"])
+def test_a_request_that_is_over_is_not_tried_again(
+    start: Start, busy: socket.socket, how: str
+) -> None:
+    driver = start()
+    driver.send(spec.OP_REQUEST, (9, 1))
+    if how == "reset":
+        driver.guest.reset()
+    else:
+        driver.send(spec.OP_RST if how == "taken back" else spec.OP_REQUEST, (9, 1))
+    accept(busy)
+    loop, later = driver.device.worker.loop, threading.Event()
+    loop.call_at(loop.now() + 2 * device_module.RETRY_SECONDS, later.set)
+    assert later.wait(PATIENCE)
+    assert no_streams(driver)
 
 
 def test_the_host_reaches_what_listens_in_the_guest(start: Start, path: str) -> None:
@@ -221,12 +265,12 @@ def test_a_guest_without_room_gets_nothing_until_it_has_some(
     assert not driver.pending()
     driver.send(spec.OP_CREDIT_UPDATE, PORTS, buf_alloc=10, fwd_cnt=4)
     assert driver.expect(spec.OP_RW).data == b"abcd"
-    driver.send(spec.OP_CREDIT_UPDATE, PORTS, buf_alloc=10, fwd_cnt=2)  # overtaken
-    assert not driver.pending()
+    driver.send(spec.OP_CREDIT_UPDATE, PORTS, buf_alloc=12, fwd_cnt=2)  # overtaken
+    assert driver.expect(spec.OP_RW).data == b"ef"
     driver.send(spec.OP_CREDIT_UPDATE, PORTS, buf_alloc=4, fwd_cnt=4)  # it may shrink
     assert not driver.pending()
     driver.send(spec.OP_CREDIT_UPDATE, PORTS, buf_alloc=100, fwd_cnt=14)
-    assert driver.expect(spec.OP_RW).data == b"efghij"
+    assert driver.expect(spec.OP_RW).data == b"ghij"
 
 
 def test_a_host_that_stalls_is_sent_no_more_than_the_credit_and_loses_nothing(
@@ -291,6 +335,7 @@ def test_a_guest_that_takes_no_answers_is_not_listened_to(start: Start) -> None:
     for port in range(device_module.REPLIES_MAX):
         driver.send(spec.OP_RW, (1, port))
     driver.send(spec.OP_RW, (2, 2), wait=False)
+    assert not driver.pending()
     assert not driver.tx.collect()
     driver.give(0)
     for port in range(device_module.REPLIES_MAX):
@@ -302,15 +347,11 @@ def test_requests_taken_back_while_the_guest_has_no_buffers_leave_nothing(
     start: Start, listener: socket.socket
 ) -> None:
     driver = start(buffers=0)
-    device = driver.device
-    assert isinstance(device, Vsock)
     for _ in range(50):
         driver.send(spec.OP_REQUEST, PORTS)
         driver.send(spec.OP_RST, PORTS)
         accept(listener).close()
-    assert not device._turns
-    assert not device._streams
-    assert not device._orphans
+    assert no_streams(driver)
 
 
 # ---- ends ----
@@ -363,6 +404,28 @@ def test_what_the_host_sent_before_it_went_arrives_before_the_end(open_stream: O
     driver.send(spec.OP_RW, PORTS, b"still too late")
     driver.send(spec.OP_RST, PORTS)
     assert not driver.pending()
+    assert no_streams(driver)
+
+
+def test_a_guest_that_receives_no_more_may_go_on_sending(open_stream: Open) -> None:
+    driver, peer = open_stream
+    driver.send(spec.OP_SHUTDOWN, PORTS, flags=spec.SHUTDOWN_RCV)
+    with pytest.raises(BrokenPipeError):
+        peer.sendall(b"in vain")
+    driver.send_data(PORTS, b"only this way")
+    assert peer.recv(99) == b"only this way"
+    assert not driver.pending()
+
+
+def test_the_end_of_the_guests_half_follows_what_a_slow_host_has_yet_to_read(
+    open_stream: Open,
+) -> None:
+    driver, peer = open_stream
+    data = fill(driver)
+    driver.send(spec.OP_SHUTDOWN, PORTS, flags=spec.SHUTDOWN_SEND)
+    assert read_all(peer) == data
+    peer.sendall(b"answer")
+    assert driver.receive_data(PORTS, 6) == b"answer"
 
 
 @pytest.mark.parametrize("how", ["shutdown", "reset"])
@@ -370,11 +433,7 @@ def test_what_the_guest_sent_before_it_went_reaches_a_slow_host(
     open_stream: Open, how: str
 ) -> None:
     driver, peer = open_stream
-    end = driver.ends[PORTS]
-    data = b""
-    while end.credit > 0:
-        data += (part := os.urandom(min(end.credit, 1 << 16)))
-        driver.send(spec.OP_RW, PORTS, part)
+    data = fill(driver)
     op = spec.OP_SHUTDOWN if how == "shutdown" else spec.OP_RST
     driver.send(op, PORTS, flags=spec.SHUTDOWN_BOTH)
     assert {packet.op for packet in driver.pending()} <= {spec.OP_CREDIT_UPDATE}
@@ -476,6 +535,22 @@ def test_streams_beyond_the_limit_are_refused_until_one_ends(
     assert dial(path, 1).recv(1) == b""
     driver.send(spec.OP_RST, (PORTS[0], 1))
     driver.connect((PORTS[0], 3))
+
+
+def test_streams_that_the_guest_has_left_to_a_slow_host_count_too(
+    start: Start, listener: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(device_module, "STREAMS_MAX", 1)
+    driver = start()
+    driver.connect(PORTS)
+    slow = accept(listener)
+    data = fill(driver)
+    driver.send(spec.OP_RST, PORTS)
+    driver.send(spec.OP_REQUEST, PORTS)
+    driver.expect(spec.OP_RST)
+    assert read_all(slow) == data
+    driver.pending()
+    driver.connect(PORTS)
 
 
 def test_much_arrives_whole_both_ways(open_stream: Open) -> None:
@@ -580,6 +655,7 @@ def test_data_before_the_answer_ends_the_request(start: Start, path: str) -> Non
 def test_packets_for_no_stream_are_reset_but_resets_are_not_answered(start: Start) -> None:
     driver = start()
     driver.send(spec.OP_RST, PORTS)
+    driver.send(spec.OP_RST, PORTS, type=9)
     assert not driver.pending()
     driver.send(spec.OP_SHUTDOWN, PORTS, flags=spec.SHUTDOWN_BOTH)
     driver.expect(spec.OP_RST, PORTS)
