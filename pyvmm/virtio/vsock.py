@@ -298,8 +298,6 @@ class Vsock(VsockDevice):
             if stream.finished:
                 self._orphans.remove(stream)
                 stream.close()
-        elif self._streams.get(stream.ports) is not stream:
-            pass  # it ended while it waited for its turn
         elif stream.finished:  # §5.10.6.5: it is the one who has all that confirms the end
             self._forget(stream.ports)
             self._reply_reset(stream.ports)

@@ -178,6 +178,7 @@ def test_a_listener_that_never_has_room_refuses(
 def test_a_lie_is_found_before_a_listener_is_tried_again(start: Start, busy: socket.socket) -> None:
     driver = start()
     driver.send(spec.OP_REQUEST, (9, 1), fwd_cnt=1)
+    accept(busy)
     driver.expect(spec.OP_RST, (9, 1))
 
 
