@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 
 from pyvmm import suboptions
-from pyvmm.errors import UsageError
+from pyvmm.errors import HostError, UsageError
 from pyvmm.peripherals import Host, Peripheral
 from pyvmm.typed import TYPE_CHECKING
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from pyvmm.backends.slirp_options import Forward, Subnet
     from pyvmm.virtio.device import VirtioDevice
     from pyvmm.virtio.net import Link
+    from pyvmm.virtio.tap_net import TapLink
+    from pyvmm.virtio.vhost import Vhost
 
 MAX_PAIRS = 8  # of queues
 MTU_MIN, MTU_MAX = 68, 65535  # RFC 791 §3.2, and what 16 bits can say
@@ -172,6 +175,7 @@ class UserNet(Network):
 
         return Slirp(
             self._subnet,
+            mtu=self.mtu,
             forwards=self.forwards,
             restrict=self.restrict,
             hostname=self.hostname,
@@ -202,6 +206,56 @@ class TapNet(Network):
             raise UsageError(f"vhost must be auto or on or off, not {self.vhost!r}")
         if self.pcap and self.vhost == "on":
             raise UsageError("pcap must not be set with vhost=on, for pyvmm sees no frames then")
+
+    @property
+    def claims(self) -> tuple[str, ...]:
+        """See Peripheral."""
+        return (*super().claims, *([f"The interface {self.ifname}"] if self.ifname else ()))
+
+    def open_link(self, host: Host) -> TapLink:
+        """See Network."""
+        from pyvmm.backends.tap import Tap
+
+        return Tap(
+            self.ifname,
+            queues=self.queues,
+            bridge=self.bridge,
+            script=os.fspath(self.script),
+            mtu=self.mtu,
+        )
+
+    def open(self, host: Host) -> VirtioDevice:
+        """See Network."""
+        if self.pcap:
+            return super().open(host)
+        from pyvmm.virtio.tap_net import TapNet as Device
+
+        with ExitStack() as stack:
+            link = self.open_link(host)
+            stack.callback(link.close)
+            vhosts = self._open_vhosts()
+            for vhost in vhosts:
+                stack.callback(vhost.close)
+            device = Device(self.name, link, self.address(host), pairs=self.queues, vhosts=vhosts)
+            stack.pop_all()
+            return device
+
+    def _open_vhosts(self) -> list[Vhost]:
+        """A device of the kernel's for each pair of queues, or none. Raises HostError."""
+        from pyvmm.virtio.vhost import Vhost
+        from pyvmm.virtio.vhost_spec import NET_DEVICE
+
+        vhosts: list[Vhost] = []
+        try:
+            for _ in range(self.queues if self.vhost != "off" else 0):
+                vhosts.append(Vhost(NET_DEVICE))
+        except HostError:
+            for vhost in vhosts:
+                vhost.close()
+            if self.vhost == "on":
+                raise
+            return []
+        return vhosts
 
 
 class StreamNet(Network):

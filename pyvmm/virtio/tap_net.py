@@ -36,7 +36,11 @@ QUEUE_FEATURES = (
 class TapLink(Link, Protocol):
     """A link whose frames pass through descriptors of the kernel's."""
 
-    fds: Sequence[int]  # one for each pair of queues
+    up: bool
+
+    @property
+    def fds(self) -> Sequence[int]:
+        """One for each pair of queues."""
 
     def attach(self, pairs: int) -> None:
         """Receive by the first `pairs` descriptors only."""

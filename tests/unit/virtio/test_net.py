@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import logging
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyvmm.virtio import net_spec as spec
@@ -117,7 +118,7 @@ def test_any_framing_of_header_and_frame_means_the_same(cuts: list[int]) -> None
     guest = Guest(Net("eth0", link, MAC))
     guest.start()
     edges = [0, *sorted(cuts), len(whole)]
-    parts = [whole[start:end] for start, end in zip(edges, edges[1:], strict=False)]
+    parts = [whole[start:end] for start, end in itertools.pairwise(edges)]
     guest.queues[TX].request(parts)
     guest.close()
     assert link.sent == [(WHOLE, frame(60))]
@@ -216,9 +217,7 @@ def test_the_header_may_fill_its_buffer_alone(net: Network) -> None:
     assert [one.data for one in net.rx.wait(2)] == [header()[:10] + b"\2\0", frame(60)]
 
 
-@given(
-    sizes=st.lists(st.integers(12, 300), min_size=1, max_size=20), length=st.integers(14, 1514)
-)
+@given(sizes=st.lists(st.integers(12, 300), min_size=1, max_size=20), length=st.integers(14, 1514))
 def test_what_is_merged_is_whole_or_waits(sizes: list[int], length: int) -> None:
     link = FakeLink()
     guest = Guest(Net("eth0", link, MAC))
@@ -499,3 +498,42 @@ def test_bad_frames_do_not_fill_the_log(net: Network, caplog: pytest.LogCaptureF
         net.send(b"short")
     assert net.count("tx_invalid") == 100
     assert len(caplog.records) == 16
+
+
+# ---- malice ----
+
+RAM = 8 << 20
+ADDRESSES = st.sampled_from([0, 0x1000, 0x2000, RAM - 100, RAM - 1, RAM, (1 << 64) - 8])
+LENGTHS = st.sampled_from([0, 1, 11, 12, 13, 26, 60, 100, 1514, 1537, 70000, RAM, (1 << 32) - 1])
+FLAGS = st.sampled_from([0, 0, 0, 2, 2, 2, 4, 6, 0xFFFF])
+CHAINS = st.lists(
+    st.lists(st.tuples(ADDRESSES, LENGTHS, FLAGS), min_size=1, max_size=4), max_size=8
+)
+
+
+@settings(max_examples=50)
+@given(CHAINS, st.sampled_from([RX, TX, 2]), st.binary(max_size=64), st.booleans())
+def test_whatever_a_queue_holds_is_answered_or_needs_a_reset(
+    chains: list[list[tuple[int, int, int]]], index: int, content: bytes, packed: bool
+) -> None:
+    link = FakeLink(ALL)
+    guest = Guest(Net("eth0", link, MAC))
+    features = guest.device.features | (PACKED if packed else 0)
+    guest.start(features)
+    guest.memory.write(0x1000, content * 60)
+    queue = guest.queues[index]
+    for chain in chains:
+        queue.add_descriptors(chain)
+    queue.kick()
+    for length in (14, 60, 1514):
+        link.give(frame(length))
+    link.call(lambda: None)
+    if index != RX and not guest.reset_wanted.is_set():
+        queue.wait(len(chains)) if chains else None
+    assert all(len(data) <= 65557 for _, data in link.sent)
+    guest.reset()
+    guest.start(RING)
+    link.sent.clear()
+    guest.queues[TX].request([WHOLE, frame()])
+    assert link.sent == [(WHOLE, frame())]
+    guest.close()

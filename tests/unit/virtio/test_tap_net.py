@@ -81,6 +81,7 @@ class Rig:
 
     @property
     def counters(self) -> dict[str, int]:
+        self.net.worker.call(lambda: None)  # Python counts a frame once the driver has it
         return self.net.inspect()
 
 
