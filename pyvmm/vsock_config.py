@@ -6,12 +6,15 @@ import os
 
 from pyvmm import suboptions
 from pyvmm.errors import UsageError
+from pyvmm.log import Log
 from pyvmm.peripherals import Host, Peripheral
 from pyvmm.typed import TYPE_CHECKING
 from pyvmm.virtio import vsock_spec as spec
 
 if TYPE_CHECKING:
     from pyvmm.virtio.device import VirtioDevice
+
+log = Log(__name__)
 
 OPTIONS = {"uds": "PATH", "vhost": "auto|on|off"}
 SYNTAX = f"CID{suboptions.syntax(OPTIONS)}"
@@ -40,6 +43,11 @@ class Vsock(Peripheral):
         """Where the Unix sockets are."""
         return os.fspath(self.uds) or f"vsock-{self.cid}.sock"
 
+    @property
+    def claims(self) -> tuple[str, ...]:
+        """See Peripheral."""
+        return (f"The CID {self.cid}",)
+
     def check(self) -> None:
         """See Peripheral."""
         super().check()
@@ -59,12 +67,7 @@ class Vsock(Peripheral):
     @property
     def by_kernel(self) -> bool:
         """Whether the host's kernel is to serve it."""
-        from pyvmm.virtio.vhost import usable
-        from pyvmm.virtio.vhost_spec import VSOCK_DEVICE
-
-        return self.vhost == "on" or (
-            self.vhost == "auto" and not self.uds and usable(VSOCK_DEVICE)
-        )
+        return self.vhost == "on" or (self.vhost == "auto" and not self.uds and _kernel_can())
 
     def open(self, host: Host) -> VirtioDevice:
         """See Peripheral."""
@@ -75,7 +78,19 @@ class Vsock(Peripheral):
         from pyvmm.backends.vsock_sockets import UnixSockets
         from pyvmm.virtio.vsock import Vsock as Device
 
+        log.info("%s: programs of the host find the guest at %s", self.name, self.path)
         return Device(self.name, self.cid, UnixSockets(self.path))
+
+
+def _kernel_can() -> bool:
+    """Whether /dev/vhost-vsock opens; that it is there does not say so."""
+    from pyvmm.virtio import vhost_spec
+
+    try:
+        os.close(os.open(vhost_spec.VSOCK_DEVICE, os.O_RDWR | os.O_CLOEXEC))
+    except OSError:
+        return False
+    return True
 
 
 def parse_vsock(text: str) -> Vsock:

@@ -727,3 +727,36 @@ def test_no_packets_do_harm(packets: list[tuple[int, ...]]) -> None:
             assert len(device._streams) + len(device._orphans) <= len(packets) + 1
             assert len(device._turns) <= len(device._streams)
             guest.close()
+
+
+REQUESTS = st.lists(
+    st.tuples(
+        st.integers(0, 2),  # queue
+        st.lists(st.binary(max_size=60), max_size=3),
+        st.lists(st.integers(0, 90), max_size=3),
+    ),
+    max_size=20,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(requests=REQUESTS)
+def test_no_requests_do_harm(requests: list[tuple[int, list[bytes], list[int]]]) -> None:
+    """Each comes back, or the device says that it needs a reset, and works after one."""
+    with tempfile.TemporaryDirectory() as folder:
+        guest = Guest(Vsock("vsock", CID, UnixSockets(f"{folder}/v")))
+        guest.start()
+        for queue, readable, writable in requests:
+            if readable or writable:
+                guest.queues[queue].add(readable, writable)
+                guest.queues[queue].kick()
+        guest.device.worker.call(guest.device.reset_streams)  # type: ignore[attr-defined]
+        guest.device.worker.call(lambda: None)
+        sent = sum(queue == spec.TX and bool(r or w) for queue, r, w in requests)
+        if not guest.reset_wanted.is_set():
+            assert len(guest.queues[spec.TX].collect()) == sent
+        guest.reset()
+        driver = VsockDriver(guest)
+        driver.send(spec.OP_REQUEST, PORTS)
+        driver.expect(spec.OP_RST, PORTS)
+        guest.close()
