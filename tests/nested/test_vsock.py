@@ -7,7 +7,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
-from linuxguest import DEBIAN, TOOLS, VIRTIO_DRIVERS, boot, power_off, told
+from linuxguest import (
+    BOOT_TIMEOUT,
+    DEBIAN,
+    PROMPT,
+    TOOLS,
+    VIRTIO_DRIVERS,
+    boot,
+    power_off,
+    told,
+)
 from rig import NestedHost, Process
 
 PEER = "tests/nested/host/vsock_peer.py"
@@ -46,13 +55,24 @@ def setting(nested_host: NestedHost, request: pytest.FixtureRequest) -> Iterator
         *("--cpus", "2", "--transport", transport),
         *("--vsock", f"{CID}" if by_kernel else f"{CID},uds={SOCKET}"),
     )
-    told(guest, f"{TOOLS} && tr -d '\\0' </dev/vdb >/tmp/peer.py")
+    prepare(guest)
     to_guest = f"vsock:{CID}" if by_kernel else f"unix:{SOCKET}"
     at_host = f"vsock:{HOST_CID}" if by_kernel else f"unix:{SOCKET}"
     yield Setting(nested_host, guest, to_guest, at_host)
     assert power_off(guest) == 0
     guest.send_signal(signal.SIGKILL)
     nested_host.run(["sh", "-c", f"rm -f {SOCKET}_* {SCRIPT}"])
+
+
+def prepare(guest: Process) -> None:
+    """Have Debian's Python and PEER at hand, after every boot."""
+    told(guest, f"{TOOLS} && tr -d '\\0' </dev/vdb >/tmp/peer.py")
+
+
+def serve_in_guest(setting: Setting, port: int, count: int) -> None:
+    command = f"chroot /mnt /usr/bin/python3 /tmp/peer.py serve vsock:{CID}:{port} {count}"
+    wait = "until grep -q listening /tmp/served; do usleep 100000; done"
+    told(setting.guest, f"{command} >/tmp/served & {wait}")
 
 
 def test_the_guest_reaches_the_host(setting: Setting) -> None:
@@ -63,8 +83,7 @@ def test_the_guest_reaches_the_host(setting: Setting) -> None:
 
 
 def test_the_host_reaches_the_guest(setting: Setting) -> None:
-    command = f"chroot /mnt /usr/bin/python3 /tmp/peer.py serve vsock:{CID}:7002 1"
-    told(setting.guest, f"{command} >/tmp/served & until grep -q listening /tmp/served; do :; done")
+    serve_in_guest(setting, 7002, 1)
     assert setting.run_in_host(f"send {setting.to_guest}:7002 {MIB}") == f"{MIB} MiB came back\n"
     assert "served 1\n" in told(setting.guest, "wait; cat /tmp/served")
 
@@ -77,8 +96,7 @@ def test_the_guest_has_a_thousand_streams(setting: Setting) -> None:
 
 
 def test_the_host_has_a_thousand_streams(setting: Setting) -> None:
-    command = f"chroot /mnt /usr/bin/python3 /tmp/peer.py serve vsock:{CID}:7004 {MANY}"
-    told(setting.guest, f"{command} >/tmp/served & until grep -q listening /tmp/served; do :; done")
+    serve_in_guest(setting, 7004, MANY)
     assert setting.run_in_host(f"crowd {setting.to_guest}:7004 {MANY}") == f"{MANY} answered\n"
     assert f"served {MANY}\n" in told(setting.guest, "wait; cat /tmp/served")
 
@@ -86,6 +104,15 @@ def test_the_host_has_a_thousand_streams(setting: Setting) -> None:
 def test_where_nobody_listens_there_is_no_stream(setting: Setting) -> None:
     assert setting.run_in_guest(f"refused vsock:{HOST_CID}:7005") == "refused\n"
     assert setting.run_in_host(f"refused {setting.to_guest}:7005") == "refused\n"
+
+
+def test_after_a_reset_of_the_guest_there_are_streams_again(setting: Setting) -> None:
+    setting.guest.write(b"reboot -f\n")
+    setting.guest.expect(rb"init: ready", BOOT_TIMEOUT)
+    setting.guest.expect(PROMPT)
+    prepare(setting.guest)
+    serve_in_guest(setting, 7006, 1)
+    assert setting.run_in_host(f"send {setting.to_guest}:7006 1") == "1 MiB came back\n"
 
 
 def test_a_cid_is_one_guests_only(nested_host: NestedHost) -> None:
