@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
+from itertools import count
 
 from pyvmm.loop import Loop, Timer
 from pyvmm.typed import Protocol
@@ -26,7 +27,7 @@ from pyvmm.virtio.vsock_stream import Header, Stream, Violation
 
 QUEUE_SIZE = 128
 STREAMS_MAX = 1024  # open, requested, or with bytes left for the host
-REPLIES_MAX = QUEUE_SIZE  # resets that wait for a turn; then the guest's packets wait too
+REPLIES_MAX = QUEUE_SIZE  # resets that wait for a buffer; then packets wait too (§5.10.6.1)
 FIRST_PORT = 1 << 30  # of the host's ends that it does not choose
 ANSWER_SECONDS = 20.0  # for the guest, to a request
 CONNECT_SECONDS, RETRY_SECONDS = 2.0, 0.02  # for a host's program whose backlog is full
@@ -107,7 +108,7 @@ class _Buffer:
         self.header = Chain(chain.head, chain.count, (), take(chain.writable, spec.HEADER.size))
         self.payload = chain.writable
         if not self.payload:
-            raise QueueError("a buffer has no room for a packet (§5.10.6.1)")
+            raise QueueError("a buffer has no room for a packet (§5.10.6.4)")
 
     def finish(self, header: bytes, length: int) -> Chain:
         """The request, with its header and `length` bytes of payload written."""
@@ -130,7 +131,8 @@ class Vsock(VsockDevice):
         self._replies: deque[bytes] = deque()
         self._stalled = False  # the guest's packets wait until there is room for replies
         self._buffer: _Buffer | None = None  # taken from the driver and not used
-        self._next_port = FIRST_PORT
+        # None soon again, or late packets of one stream would be taken for another's.
+        self._ports = (FIRST_PORT + number % FIRST_PORT for number in count())
         host.attach(self.worker.loop, self._arrived)
 
     def close(self) -> None:
@@ -230,7 +232,7 @@ class Vsock(VsockDevice):
     def _header(self, stream: Stream, op: int, flags: int, length: int) -> bytes:
         return spec.HEADER.pack(
             *(spec.CID_HOST, self.cid, *stream.ports),
-            *(length, spec.TYPE_STREAM, op, flags, *stream.credit),
+            *(length, spec.TYPE_STREAM, op, flags, *stream.tell_credit()),
         )
 
     # ---- packets from the guest ----
@@ -365,9 +367,7 @@ class Vsock(VsockDevice):
         if not (self.queues or self._held) or self._full():
             connection.close()
             return
-        while (ports := (self._next_port, port)) in self._streams.keys() | self._timers.keys():
-            self._move_port()
-        self._move_port()
+        ports = self._free_port(), port
         stream = self._add(connection, ports)
         stream.announce(spec.OP_REQUEST)
         loop = self.worker.loop
@@ -375,8 +375,10 @@ class Vsock(VsockDevice):
         self._timers[ports] = loop.call_at(loop.now() + ANSWER_SECONDS, late)
         self._looked(stream)
 
-    def _move_port(self) -> None:
-        self._next_port = FIRST_PORT + (self._next_port + 1) % FIRST_PORT
+    def _free_port(self) -> int:
+        """A port of the host that no stream has; there are more ports than streams."""
+        taken = {port for port, _ in (*self._streams, *self._timers)}
+        return next(port for port in self._ports if port not in taken)
 
     def _accepted(self, stream: Stream, packet: Header) -> None:
         stream.take_credit(packet)

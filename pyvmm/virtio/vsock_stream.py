@@ -90,9 +90,8 @@ class Stream:
         if op not in self._ops:
             self._ops.append(op)
 
-    @property
-    def credit(self) -> tuple[int, int]:
-        """`buf_alloc` and `fwd_cnt` for a packet that is sent now."""
+    def tell_credit(self) -> tuple[int, int]:
+        """`buf_alloc` and `fwd_cnt` for a packet, by which the guest will know them."""
         self._told = self._forwarded
         return BUF_ALLOC, self._forwarded
 
