@@ -43,7 +43,7 @@ class Setting:
         return output
 
 
-@pytest.fixture(scope="module", params=["kernel", "kernel-mmio", "sockets", "sockets-mmio"])
+@pytest.fixture(scope="module", params=["kernel", "kernel-mmio", "sockets"])
 def setting(nested_host: NestedHost, request: pytest.FixtureRequest) -> Iterator[Setting]:
     by_kernel = request.param.startswith("kernel")
     transport = "mmio" if request.param.endswith("mmio") else "pci"
