@@ -36,6 +36,7 @@ COMMON = {"mac": "ADDRESS", "queues": "N", "mtu": "BYTES", "pcap": "FILE"}
 USER = {
     "forward": "tcp|udp:[HOST:]PORT:PORT",
     "restrict": "on|off",
+    "ipv6": "on|off",
     "subnet": "ADDRESS/BITS",
     "hostname": "NAME",
 }
@@ -127,12 +128,14 @@ class UserNet(Network):
     forward   ports of the host that lead to one of the guest: {2222: 22}, {"udp:0.0.0.0:5353": 53},
               or texts as the option's, in which HOST is 127.0.0.1 if not given
     restrict  the guest reaches nothing; it is reached where ports are forwarded
+    ipv6      whether there is IPv6, too
     subnet    its IPv4 network; 10.0.2.0/24 if not given
     hostname  the guest's, which DHCP tells it
     """
 
     forward: Mapping[int | str, int] | Sequence[str] = ()
     restrict: bool = False
+    ipv6: bool = True
     subnet: str = ""
     hostname: str = ""
 
@@ -159,6 +162,7 @@ class UserNet(Network):
 
         super().check()
         _check_bool("restrict", self.restrict)
+        _check_bool("ipv6", self.ipv6)
         _ = self.forwards, self._subnet
         check_hostname(self.hostname)
 
@@ -178,6 +182,7 @@ class UserNet(Network):
             mtu=self.mtu,
             forwards=self.forwards,
             restrict=self.restrict,
+            ipv6=self.ipv6,
             hostname=self.hostname,
         )
 
