@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from pyvmm.machine import Machine
     from pyvmm.net_config import Net, StreamNet, TapNet, UserNet, VhostUserNet
     from pyvmm.peripherals import Balloon, Console, Ports, Rng
+    from pyvmm.vsock_config import Vsock
 
 __all__ = [
     "Balloon",
@@ -74,6 +75,7 @@ __all__ = [
     "UsageError",
     "UserNet",
     "VhostUserNet",
+    "Vsock",
 ]
 
 # Where a name is when it is first asked for: the command and pyvmm.kvm start without the rest.
@@ -82,6 +84,7 @@ _HOMES = {
     "Linux": "config",
     "Machine": "machine",
     "MachineConfig": "config",
+    "Vsock": "vsock_config",
     **dict.fromkeys((name for name in __all__ if name.endswith("Net")), "net_config"),
     **dict.fromkeys(("Balloon", "Console", "Ports", "Rng"), "peripherals"),
     **dict.fromkeys((name for name in __all__ if name.endswith("Error")), "errors"),

@@ -89,6 +89,7 @@ def _parser() -> Parser:
     add("--cpu", metavar="MODEL", help="host, or host,-FEATURE,... [host]")
     add("--disk", action="append", metavar="PATH[,...]", help="vda, vdb, ...: see docs/disks.md")
     add("--net", action="append", metavar="KIND[,...]", help="eth0, ...: see docs/networks.md")
+    add("--vsock", metavar="CID[,...]", help="sockets to the guest: see docs/networks.md")
     add("--serial", action="append", metavar="KIND", help=f"COM1, COM2: {', '.join(SERIAL_KINDS)}")
     add("--no-reboot", action="store_true", help="end when the guest resets itself")
     add("--kaslr", action="store_true", help="let a bzImage unpack itself")
@@ -136,6 +137,10 @@ def config_of(args: Arguments) -> MachineConfig:
         from pyvmm.net_config import parse_nets
 
         devices += parse_nets([nets] if isinstance(nets, str) else nets)
+    if "vsock" in settings:
+        from pyvmm.vsock_config import parse_vsock
+
+        devices.append(parse_vsock(str(settings["vsock"])))
     if settings.keys() & {"console", "rng", "balloon"}:
         from pyvmm.peripherals import parse_devices
 

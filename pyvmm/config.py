@@ -138,6 +138,7 @@ _MACHINE_KEYS = {
     "cpu": str,
     "disk": (str, list),
     "net": (str, list),
+    "vsock": (int, str),
     "serial": (str, list),
     "no_reboot": bool,
     "name": str,

@@ -36,6 +36,7 @@ FLAVOURS = {"generic": "linux-image-amd64", "cloud": "linux-image-cloud-amd64"}
 VIRTIO = (
     *("virtio_pci", "virtio_mmio"),
     *("virtio_blk", "virtio_rng", "virtio_console", "virtio_balloon"),
+    *("virtio_net", "vmw_vsock_virtio_transport"),
 )
 DISK_SIZE = "64M"
 LZ4_LEGACY = bytes.fromhex("02214c18")  # lz4_Frame_format.md, "Legacy frame"

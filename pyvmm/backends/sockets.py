@@ -89,10 +89,10 @@ def stop_listening(listener: socket.socket, path: str, inode: int) -> None:
         pass
 
 
-def listen(path: str) -> socket.socket:
+def listen(path: str, backlog: int = 1) -> socket.socket:
     """A socket that listens at `path`, in place of one that nobody listens on any more.
 
-    Raises HostError.
+    `backlog` is how many may wait to be accepted. Raises HostError.
     """
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
@@ -100,7 +100,7 @@ def listen(path: str) -> socket.socket:
             os.unlink(path)
         listener.bind(path)
         os.chmod(path, 0o600)  # nobody can connect before listen()
-        listener.listen(1)
+        listener.listen(backlog)
     except OSError as error:
         listener.close()
         raise HostError(f"{path} cannot be listened on: {error.strerror or error}") from error

@@ -47,6 +47,7 @@ TOP = {
     "postmortem",
     "disk_config",
     "net_config",
+    "vsock_config",
     "peripherals",
     "wiring",
 }

@@ -12,9 +12,11 @@ from pyvmm.virtio import balloon_spec as balloon
 from pyvmm.virtio import console_spec as console
 from pyvmm.virtio import net_spec as net
 from pyvmm.virtio import virtio_spec as virtio
+from pyvmm.virtio import vsock_spec as vsock
 
 HEADERS = (
     *("virtio_config", "virtio_ids", "virtio_ring", "virtio_balloon", "virtio_console"),
+    *("virtio_vsock", "vm_sockets"),
     *("virtio_net", "if_ether"),
 )
 
@@ -77,6 +79,18 @@ EXPECTED = {
     "VIRTIO_BALLOON_S_MEMTOT": balloon.STATS_NAMES.index("total"),
     "VIRTIO_BALLOON_S_AVAIL": balloon.STATS_NAMES.index("available"),
     "VIRTIO_BALLOON_S_HTLB_PGFAIL": balloon.STATS_NAMES.index("hugetlb_failures"),
+    "1 << VIRTIO_VSOCK_F_SEQPACKET": vsock.F_SEQPACKET,
+    "sizeof(struct virtio_vsock_config)": vsock.CONFIG.size,
+    "sizeof(struct virtio_vsock_hdr)": vsock.HEADER.size,
+    "sizeof(struct virtio_vsock_event)": vsock.EVENT_PACKET.size,
+    "VIRTIO_VSOCK_EVENT_TRANSPORT_RESET": vsock.EVENT_TRANSPORT_RESET,
+    "VIRTIO_VSOCK_TYPE_STREAM": vsock.TYPE_STREAM,
+    **{f"VIRTIO_VSOCK_{name}": vars(vsock)[name] for name in vars(vsock) if name[:3] == "OP_"},
+    "VIRTIO_VSOCK_SHUTDOWN_RCV": vsock.SHUTDOWN_RCV,
+    "VIRTIO_VSOCK_SHUTDOWN_SEND": vsock.SHUTDOWN_SEND,
+    "VMADDR_CID_HOST": vsock.CID_HOST,
+    "VMADDR_CID_ANY": vsock.CID_MAX + 1,
+    "VMADDR_PORT_ANY": vsock.PORT_MAX + 1,
     "1 << VIRTIO_NET_F_CSUM": net.F_CSUM,
     "1 << VIRTIO_NET_F_GUEST_CSUM": net.F_GUEST_CSUM,
     "1 << VIRTIO_NET_F_CTRL_GUEST_OFFLOADS": net.F_CTRL_GUEST_OFFLOADS,
