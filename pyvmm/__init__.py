@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         EmulationFailed,
         End,
         EntryFailed,
+        Exited,
         GuestPanic,
         PoweredOff,
         Quit,
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     )
     from pyvmm.machine import Machine
     from pyvmm.peripherals import Balloon, Console, Ports, Rng
+    from pyvmm.share_config import Rootfs, Share, StandardFiles
 
 __all__ = [
     "Balloon",
@@ -49,6 +51,7 @@ __all__ = [
     "EmulationFailed",
     "End",
     "EntryFailed",
+    "Exited",
     "GuestPanic",
     "HostError",
     "ImageError",
@@ -63,6 +66,9 @@ __all__ = [
     "Quit",
     "Reset",
     "Rng",
+    "Rootfs",
+    "Share",
+    "StandardFiles",
     "TripleFault",
     "UsageError",
 ]
@@ -74,6 +80,7 @@ _HOMES = {
     "Machine": "machine",
     "MachineConfig": "config",
     **dict.fromkeys(("Balloon", "Console", "Ports", "Rng"), "peripherals"),
+    **dict.fromkeys(("Rootfs", "Share", "StandardFiles"), "share_config"),
     **dict.fromkeys((name for name in __all__ if name.endswith("Error")), "errors"),
 }
 

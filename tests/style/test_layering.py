@@ -46,6 +46,7 @@ TOP = {
     "config",
     "postmortem",
     "disk_config",
+    "share_config",
     "peripherals",
     "wiring",
 }
