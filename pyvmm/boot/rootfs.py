@@ -10,13 +10,13 @@ import os
 import struct
 from collections.abc import Mapping, Sequence
 
+from pyvmm import guestinit
 from pyvmm.boot import ikconfig
 from pyvmm.boot.bzimage import BzImage, is_bzimage
 from pyvmm.boot.image import open_unpacked
 from pyvmm.boot.linux_spec import SETUP_HEADER_END
 from pyvmm.boot.unpack import compression_of, unpack
 from pyvmm.errors import ImageError, UsageError
-from pyvmm.native import ffi, lib
 
 WORDS_SIZE = 128 << 10  # bytes of a command, and of its environment; csrc/guest/init.c
 WORDS_MAX = 4096
@@ -59,7 +59,7 @@ def initramfs(
     if terminal is not None:
         columns, rows = terminal
         files["terminal"] = WINSIZE.pack(rows, columns, 0, 0)
-    files["init"] = bytes(ffi.buffer(lib.pv_init, lib.pv_init_size))
+    files["init"] = guestinit.program()
     return archive(files)
 
 
