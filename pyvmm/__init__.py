@@ -43,6 +43,7 @@ if TYPE_CHECKING:
         UsageError,
     )
     from pyvmm.machine import Machine
+    from pyvmm.net_config import Net, StreamNet, TapNet, UserNet, VhostUserNet
     from pyvmm.peripherals import Balloon, Console, Ports, Rng
     from pyvmm.share_config import Rootfs, Share, StandardFiles
 
@@ -63,6 +64,7 @@ __all__ = [
     "Machine",
     "MachineConfig",
     "MemoryAccessError",
+    "Net",
     "Ports",
     "PoweredOff",
     "PyvmmError",
@@ -72,8 +74,12 @@ __all__ = [
     "Rootfs",
     "Share",
     "StandardFiles",
+    "StreamNet",
+    "TapNet",
     "TripleFault",
     "UsageError",
+    "UserNet",
+    "VhostUserNet",
 ]
 
 # Where a name is when it is first asked for: the command and pyvmm.kvm start without the rest.
@@ -82,6 +88,7 @@ _HOMES = {
     "Linux": "config",
     "Machine": "machine",
     "MachineConfig": "config",
+    **dict.fromkeys((name for name in __all__ if name.endswith("Net")), "net_config"),
     **dict.fromkeys(("Balloon", "Console", "Ports", "Rng"), "peripherals"),
     **dict.fromkeys(("Rootfs", "Share", "StandardFiles"), "share_config"),
     **dict.fromkeys((name for name in __all__ if name.endswith("Error")), "errors"),

@@ -89,6 +89,7 @@ def _parser() -> Parser:
     add("--cpus", type=int, metavar="N", help="[1]")
     add("--cpu", metavar="MODEL", help="host, or host,-FEATURE,... [host]")
     add("--disk", action="append", metavar="PATH[,...]", help="vda, vdb, ...: see docs/disks.md")
+    add("--net", action="append", metavar="KIND[,...]", help="eth0, ...: see docs/networks.md")
     add("--share", action="append", metavar="DIR:TAG[,ro]", help="mount -t virtiofs TAG /mnt")
     add("--rootfs", metavar="DIR[,ro|,rw]", help="the root file system [changes stay in memory]")
     add("--serial", action="append", metavar="KIND", help=f"COM1, COM2: {', '.join(SERIAL_KINDS)}")
@@ -149,6 +150,10 @@ def _devices_of(settings: dict[str, Any]) -> list[Peripheral]:
         from pyvmm.disk_config import parse_disks
 
         devices += parse_disks([disks] if isinstance(disks, str) else disks)
+    if nets := settings.get("net"):
+        from pyvmm.net_config import parse_nets
+
+        devices += parse_nets([nets] if isinstance(nets, str) else nets)
     if settings.keys() & {"console", "rng", "balloon"}:
         from pyvmm.peripherals import parse_devices
 

@@ -12,7 +12,7 @@ from cffi import FFI
 ROOT = Path(__file__).resolve().parents[2]
 CSRC = ROOT / "csrc"
 GUESTS = ROOT / "guests"
-HEADERS = [CSRC / name for name in ("native.h", "ring.h", "worker.h")]  # in this order
+HEADERS = [CSRC / name for name in ("native.h", "ring.h", "worker.h", "net.h")]  # in this order
 INIT_C = CSRC / "guest/init.c"
 BUILD = ROOT / "build"
 STAMP_PRIME = (1 << 61) - 1
@@ -78,6 +78,7 @@ ffibuilder.set_source(
     #include "native.h"
     #include "ring.h"
     #include "worker.h"
+    #include "net.h"
     #define PV_STAMP {stamp()}
     #define PV_STAMP_PRIME {STAMP_PRIME}
     """,

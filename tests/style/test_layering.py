@@ -20,7 +20,7 @@ HEAVY = {
 
 # Each part, and the parts that it may import. VALUES are modules that know of nothing else, and
 # like facts, in `_spec` modules, are open to all.
-VALUES = {"errors", "layout", "ends", "value", "printable", "log", "typed"}
+VALUES = {"errors", "layout", "ends", "value", "printable", "log", "suboptions", "typed"}
 BASE = {"bus", "memory", "irq", "loop", "hooks", "worker", "context", "fastpath", "pci", "msi"}
 MAY_IMPORT = {
     "native": {"_native"},
@@ -47,6 +47,7 @@ TOP = {
     "config",
     "postmortem",
     "disk_config",
+    "net_config",
     "share_config",
     "peripherals",
     "wiring",
