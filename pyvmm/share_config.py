@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 SHARE_SYNTAX = "DIR:TAG[,ro]"
 ROOTFS_SYNTAX = "DIR[,ro|,rw]"
 MODES = ("overlay", "ro", "rw")
-ROOT = "root"  # the tag of the root directory, and the name of its device
+TAG = "root"  # of the root directory; csrc/guest/init.c
 ENVIRONMENT = {
     "HOME": "/root",
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -49,7 +49,7 @@ class Share(Peripheral):
 
     def open(self, host: Host) -> VirtioDevice:
         """See Peripheral."""
-        return _open(self.name, self.path, read_only=self.ro)
+        return _open(self.name, self.name, self.path, read_only=self.ro)
 
 
 class Rootfs(Peripheral):
@@ -63,7 +63,7 @@ class Rootfs(Peripheral):
                  or None: it has a StandardFiles
     """
 
-    name: str = ROOT
+    name: str = "root"
     path: str | os.PathLike[str] = ""
     mode: str = MODES[0]
     command: Sequence[str] = ()
@@ -87,7 +87,8 @@ class Rootfs(Peripheral):
     def open(self, host: Host) -> VirtioDevice:
         """See Peripheral."""
         read_only = self.mode != "rw"
-        return _open(ROOT, self.path, read_only=read_only, cache="always" if read_only else "auto")
+        cache = "always" if read_only else "auto"
+        return _open(self.name, TAG, self.path, read_only=read_only, cache=cache)
 
     def initramfs(self, kernel: str | None) -> bytes:
         """See Peripheral."""
@@ -177,10 +178,10 @@ def _check_path(path: str | os.PathLike[str]) -> None:
 
 
 def _open(
-    tag: str, path: str | os.PathLike[str], *, read_only: bool, cache: str = "auto"
+    name: str, tag: str, path: str | os.PathLike[str], *, read_only: bool, cache: str = "auto"
 ) -> VirtioDevice:
     from pyvmm.backends.virtiofsd import Virtiofsd
     from pyvmm.virtio.vhost_user_fs import VhostUserFs
 
     back_end = Virtiofsd(os.fspath(path), read_only=read_only, cache=cache)
-    return VhostUserFs(tag, back_end, tag=tag)
+    return VhostUserFs(name, back_end, tag=tag)
