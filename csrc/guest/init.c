@@ -11,14 +11,17 @@
  * It is linked with nothing, so that it runs whatever the root has.
  */
 #include <asm/ioctls.h>
-#include <asm/signal.h>
 #include <asm/termios.h>
 #include <asm/unistd.h>
 #include <linux/errno.h>
 #include <linux/fcntl.h>
+#include <linux/if.h>
 #include <linux/mount.h>
 #include <linux/poll.h>
+#include <linux/sockios.h>
 #include <linux/time_types.h>
+#include <linux/utsname.h>
+#include <signal.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -330,6 +333,17 @@ static void prepare(void)
     CALL3(symlink, "/proc/self/fd/0", "/dev/stdin", 0);
     CALL3(symlink, "/proc/self/fd/1", "/dev/stdout", 0);
     CALL3(symlink, "/proc/self/fd/2", "/dev/stderr", 0);
+
+    char name[__NEW_UTS_LEN];
+    size_t size = read_file("/etc/hostname", name, sizeof name), end = 0;
+    while (end < size && name[end] != '\n')
+        end++;
+    CALL3(sethostname, name, end, 0);
+
+    struct ifreq loopback = {.ifr_name = "lo", .ifr_flags = IFF_UP | IFF_RUNNING};
+    long fd = CALL3(socket, AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    CALL3(ioctl, fd, SIOCSIFFLAGS, &loopback);
+    CALL1(close, fd);
 }
 
 static void end(long status)
