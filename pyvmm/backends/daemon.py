@@ -14,10 +14,10 @@ from contextlib import suppress
 
 from pyvmm.errors import HostError
 
-PACKAGES = {  # of Debian 12
+PACKAGES = {  # of Debian 12, where nothing else is said
     "qemu-storage-daemon": "qemu-system-common",
     "qemu-img": "qemu-utils",
-    "virtiofsd": "qemu-system-common",
+    "virtiofsd": "qemu-system-common (12) or virtiofsd (13)",
     "setpriv": "util-linux",
     "unshare": "util-linux",
 }
