@@ -59,9 +59,7 @@ def test_a_share_that_cannot_be_is_one_clear_line(
 def test_a_missing_daemon_is_named_with_its_package(tmp_path: Path) -> None:
     script = "import pyvmm.backends.daemon as d; d.PRIVATE = ()"
     with Running("--share", f"{tmp_path}:tag", python=script) as running:
-        running.expect(
-            b"must be installed; it is in Debian's package qemu-system-common (12) or virtiofsd (13)"
-        )
+        running.expect(b"must be installed; it is in Debian's package qemu-system-common (12) or ")
         assert running.wait() == 1
 
 

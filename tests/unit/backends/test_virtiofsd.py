@@ -188,7 +188,8 @@ def test_a_missing_program_is_named_with_its_package(
     with pytest.raises(HostError) as caught:
         Share("tag", directory).open(None)
     assert str(caught.value) == (
-        "virtiofsd must be installed; it is in Debian's package qemu-system-common (12) or virtiofsd (13)"
+        "virtiofsd must be installed; "
+        "it is in Debian's package qemu-system-common (12) or virtiofsd (13)"
     )
 
 
