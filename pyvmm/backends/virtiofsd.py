@@ -14,6 +14,7 @@ from pyvmm.backends.daemon import DYING_SECONDS, Daemon, find, make_sockets
 from pyvmm.errors import HostError
 
 PROGRAM = "virtiofsd"
+QEMU = "/usr/lib/qemu/"  # of Debian 12: QEMU's own, whose successor has other options
 # It keeps a descriptor for every file that the guest knows, and may not raise the limit itself
 # where it is not root.
 RAISE_LIMIT = 'ulimit -n "$(ulimit -H -n)"'
@@ -66,15 +67,20 @@ class Virtiofsd:
         """Nothing is kept."""
 
     def _command(self, program: str, listener: int) -> list[str]:
-        source = self._directory.replace("\\", "\\\\").replace(",", "\\,")
-        options = f"source={source},cache={self._cache},xattr,log_level=warn"
-        command = [program, f"--fd={listener}", "-o", options]
+        command = [program, f"--fd={listener}", *self._options(program)]
         root = os.geteuid() == 0
         if root and not self._read_only:
             return command
         if not root:
-            command.append("--rlimit-nofile=0")  # leave it as it is
+            command.append("--rlimit-nofile=0")  # leave it as the shell sets it
         namespaces = ["--mount"] if root else ["--mount", "--user", "--map-root-user"]
         steps = [RAISE_LIMIT] * (not root) + [MOUNT_READ_ONLY] * self._read_only + [EXECUTE]
         shell = ["sh", "-c", " && ".join(steps), self._directory]
         return [find("unshare"), *namespaces, *shell, *command]
+
+    def _options(self, program: str) -> list[str]:
+        if not program.startswith(QEMU):
+            common = ["--xattr", "--log-level=warn"]
+            return [f"--shared-dir={self._directory}", f"--cache={self._cache}", *common]
+        source = self._directory.replace("\\", "\\\\").replace(",", "\\,")
+        return ["-o", f"source={source},cache={self._cache},xattr,log_level=warn"]

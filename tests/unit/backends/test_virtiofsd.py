@@ -161,7 +161,7 @@ def test_a_root_directory_can_be_written_if_that_is_asked_for(
 def test_the_guest_does_not_leave_the_directory(mount: Mount, directory: Path) -> None:
     (directory.parent / "secret").write_bytes(b"secret")
     client = mount(Share("tag", directory))
-    assert client.look_up(b"../secret")[0] == errno.EINVAL
+    assert client.look_up(b"../secret")[0] in (errno.EINVAL, errno.ENOENT)
 
 
 def test_the_configuration_space_has_the_tag(mount: Mount, directory: Path) -> None:
