@@ -19,7 +19,8 @@ PYVMM = ("python3", "-m", "pyvmm", "run", f"{GUESTS}/vmlinuz-cloud")
 @pytest.fixture(autouse=True)
 def root(nested_host: NestedHost) -> Iterator[str]:
     """A Debian's directory."""
-    status, said = nested_host.run(["sh", "-c", f"mkdir -p {ROOT} && mount {DEBIAN} {ROOT}"])
+    make = f"mkdir -p {ROOT} && mount {DEBIAN} {ROOT} && : >{ROOT}/etc/fstab"
+    status, said = nested_host.run(["sh", "-c", make])
     assert status == 0, said
     yield ROOT
     nested_host.run(["umount", ROOT])
