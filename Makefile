@@ -9,9 +9,9 @@ PYTHON3 ?= python3
 PYTHON := .venv/bin/python
 PYTEST := $(PYTHON) -m pytest
 STAMPS := build/stamps
-NATIVE_SOURCES := setup.py $(wildcard csrc/*.c csrc/*.h pyvmm/kvm/_*.py pyvmm/kvm/_*.h) \
+NATIVE_SOURCES := setup.py $(wildcard csrc/*.c csrc/*.h csrc/guest/*.c pyvmm/kvm/_*.py pyvmm/kvm/_*.h) \
 	pyvmm/backends/_slirp_build.py
-C_SOURCES := $(wildcard csrc/*.c csrc/*.h csrc/fuzz/*.c csrc/fuzz/*.h bench/*.c guests/*.c guests/*.h)
+C_SOURCES := $(wildcard csrc/*.c csrc/*.h csrc/guest/*.c csrc/fuzz/*.c csrc/fuzz/*.h bench/*.c guests/*.c guests/*.h)
 RUN := run build/guests/vmlinuz-cloud --initrd build/guests/initramfs.img \
 	--append "console=ttyS0 quiet" --memory 512M --cpus 2
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         EmulationFailed,
         End,
         EntryFailed,
+        Exited,
         GuestPanic,
         PoweredOff,
         Quit,
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from pyvmm.net_config import Net, StreamNet, TapNet, UserNet, VhostUserNet
     from pyvmm.peripherals import Balloon, Console, Ports, Rng
     from pyvmm.vsock_config import Vsock
+    from pyvmm.share_config import Rootfs, Share, StandardFiles
 
 __all__ = [
     "Balloon",
@@ -54,6 +56,7 @@ __all__ = [
     "EmulationFailed",
     "End",
     "EntryFailed",
+    "Exited",
     "GuestPanic",
     "HostError",
     "ImageError",
@@ -69,6 +72,9 @@ __all__ = [
     "Quit",
     "Reset",
     "Rng",
+    "Rootfs",
+    "Share",
+    "StandardFiles",
     "StreamNet",
     "TapNet",
     "TripleFault",
@@ -87,6 +93,7 @@ _HOMES = {
     "Vsock": "vsock_config",
     **dict.fromkeys((name for name in __all__ if name.endswith("Net")), "net_config"),
     **dict.fromkeys(("Balloon", "Console", "Ports", "Rng"), "peripherals"),
+    **dict.fromkeys(("Rootfs", "Share", "StandardFiles"), "share_config"),
     **dict.fromkeys((name for name in __all__ if name.endswith("Error")), "errors"),
 }
 

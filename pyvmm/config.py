@@ -148,6 +148,8 @@ _MACHINE_KEYS = {
     "rng": (bool, int, str),
     "console": (str, list),
     "balloon": (bool, int, str),
+    "share": (str, list),
+    "rootfs": str,
 }
 
 

@@ -67,6 +67,13 @@ class Peripheral(Value):
         """Whether another process maps the guest's RAM."""
         return False
 
+    def initramfs(self, kernel: str | None) -> bytes:
+        """What it adds to the guest's initial RAM file system: a cpio archive, or nothing.
+
+        `kernel` is the image's path, None for the built-in guest. Raises UsageError or ImageError.
+        """
+        return b""
+
     def open(self, host: Host) -> VirtioDevice:
         """Make the device. Raises UsageError or HostError; nothing is left open then."""
         raise NotImplementedError

@@ -29,7 +29,8 @@ MAY_IMPORT = {
     "virtio": BASE | {"native"},
     "backends": BASE,
     "hello": {"native"},
-    "boot": {"memory", "kvm", "hello"},
+    "guestinit": {"native"},
+    "boot": {"memory", "kvm", "hello", "guestinit"},
     "runloop": {"bus", "kvm", "native"},
     **dict.fromkeys(BASE, BASE | {"kvm", "native"}),
     **dict.fromkeys(VALUES, VALUES),
@@ -48,6 +49,7 @@ TOP = {
     "disk_config",
     "net_config",
     "vsock_config",
+    "share_config",
     "peripherals",
     "wiring",
 }
