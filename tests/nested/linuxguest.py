@@ -10,6 +10,13 @@ from rig import NestedHost, Process
 
 GUESTS = "build/guests"
 VIRTIO_DRIVERS = ("--initrd", f"{GUESTS}/virtio.img")  # a second initramfs
+DEBIAN = "/dev/vdb"  # of the nested host: build/guests/debian.img, with writes that are lost
+# Debian's programs, run as `chroot /mnt /bin/PROGRAM`; its disk must be vda. With a bare name,
+# busybox would run its own.
+TOOLS = (
+    "mount -o ro,noload /dev/vda /mnt && "
+    "for folder in proc sys dev tmp; do mount --bind /$folder /mnt/$folder; done"
+)
 PROMPT = rb"guest# "
 BOOT_TIMEOUT = 300.0  # seconds; five to ten when nothing else runs
 

@@ -8,10 +8,19 @@ from collections.abc import Iterator
 from hashlib import sha256
 
 import pytest
-from linuxguest import BOOT_TIMEOUT, VIRTIO_DRIVERS, ask, boot, power_off, start, told
+from linuxguest import (
+    BOOT_TIMEOUT,
+    DEBIAN,
+    TOOLS,
+    VIRTIO_DRIVERS,
+    ask,
+    boot,
+    power_off,
+    start,
+    told,
+)
 from rig import NestedHost, Process
 
-DEBIAN = "/dev/vdb"  # of the nested host: build/guests/debian.img, with writes that are lost
 SCRATCH = "/tmp/scratch.img"
 SECTOR = 512
 MIB = 1 << 20
@@ -20,12 +29,6 @@ FIO_READ_KIB, FIO_WRITTEN_KIB = 5, 46  # fio(1), terse output, version 3
 VERSION_1, RING_PACKED = 32, 34  # VIRTIO 1.2 §6
 
 FORGET = "echo 3 >/proc/sys/vm/drop_caches"  # so that the disk is read again
-# Debian's programs, run as `chroot /mnt /bin/PROGRAM`; its disk must be vda. With a bare name,
-# busybox would run its own.
-TOOLS = (
-    "mount -o ro,noload /dev/vda /mnt && "
-    "for folder in proc sys dev tmp; do mount --bind /$folder /mnt/$folder; done"
-)
 
 
 @pytest.fixture(autouse=True)
