@@ -1,6 +1,6 @@
 """Measure pyvmm beside its peers, print the tables and keep them under bench/results/.
 
-python bench/run.py [start] [boot] [exits] [disk] [resident]; all of them if none is named.
+python bench/run.py [start] [boot] [exits] [disk] [net] [resident]; all of them if none is named.
 """
 
 from __future__ import annotations
@@ -42,11 +42,17 @@ def disk() -> list[Report]:
     return [Report(*table) for table in in_nested_host("disk.py")]
 
 
+def net() -> list[Report]:
+    """Networks under a real kernel."""
+    return [Report(*table) for table in in_nested_host("net.py")]
+
+
 SECTIONS: dict[str, Callable[[dict[str, str]], list[Report]]] = {
     "start": start.measure,
     "boot": boot,
     "exits": lambda missing: exits.measure(),
     "disk": lambda missing: disk(),
+    "net": lambda missing: net(),
     "resident": resident.measure,
 }
 
