@@ -39,6 +39,7 @@ if TYPE_CHECKING:
         UsageError,
     )
     from pyvmm.machine import Machine
+    from pyvmm.net_config import Net, StreamNet, TapNet, UserNet, VhostUserNet
     from pyvmm.peripherals import Balloon, Console, Ports, Rng
 
 __all__ = [
@@ -57,14 +58,19 @@ __all__ = [
     "Machine",
     "MachineConfig",
     "MemoryAccessError",
+    "Net",
     "Ports",
     "PoweredOff",
     "PyvmmError",
     "Quit",
     "Reset",
     "Rng",
+    "StreamNet",
+    "TapNet",
     "TripleFault",
     "UsageError",
+    "UserNet",
+    "VhostUserNet",
 ]
 
 # Where a name is when it is first asked for: the command and pyvmm.kvm start without the rest.
@@ -73,6 +79,7 @@ _HOMES = {
     "Linux": "config",
     "Machine": "machine",
     "MachineConfig": "config",
+    **dict.fromkeys((name for name in __all__ if name.endswith("Net")), "net_config"),
     **dict.fromkeys(("Balloon", "Console", "Ports", "Rng"), "peripherals"),
     **dict.fromkeys((name for name in __all__ if name.endswith("Error")), "errors"),
 }

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import signal
 
     from pyvmm.machine import Machine
+    from pyvmm.peripherals import Peripheral
 else:
     import _signal as signal  # `signal` is this with enums, which cost a start 2 ms
 
@@ -87,6 +88,7 @@ def _parser() -> Parser:
     add("--cpus", type=int, metavar="N", help="[1]")
     add("--cpu", metavar="MODEL", help="host, or host,-FEATURE,... [host]")
     add("--disk", action="append", metavar="PATH[,...]", help="vda, vdb, ...: see docs/disks.md")
+    add("--net", action="append", metavar="KIND[,...]", help="eth0, ...: see docs/networks.md")
     add("--serial", action="append", metavar="KIND", help=f"COM1, COM2: {', '.join(SERIAL_KINDS)}")
     add("--no-reboot", action="store_true", help="end when the guest resets itself")
     add("--kaslr", action="store_true", help="let a bzImage unpack itself")
@@ -125,19 +127,25 @@ def config_of(args: Arguments) -> MachineConfig:
         )
     elif needless := [key for key in ("initrd", "append", "kaslr", "entry") if key in settings]:
         raise UsageError(f"Without a KERNEL there must be no {needless[0]}")
+    devices: list[Peripheral] = []
+    if disks := settings.get("disk"):
+        from pyvmm.disk_config import parse_disks
+
+        devices += parse_disks([disks] if isinstance(disks, str) else disks)
+    if nets := settings.get("net"):
+        from pyvmm.net_config import parse_nets
+
+        devices += parse_nets([nets] if isinstance(nets, str) else nets)
     if settings.keys() & {"console", "rng", "balloon"}:
         from pyvmm.peripherals import parse_devices
 
-        settings["devices"] = tuple(parse_devices(settings))
-    lines = (line for device in settings.get("devices", ()) for line in device.lines.values())
+        devices += parse_devices(settings)
+    settings["devices"] = tuple(devices)
+    lines = (line for device in devices for line in device.lines.values())
     serial = settings.get("serial", ["none" if "stdio" in lines else "stdio"])
     settings["serial"] = (serial,) if isinstance(serial, str) else tuple(serial)
     for kind in settings["serial"]:
         check_serial(kind, SERIAL_KINDS)
-    if disks := settings.get("disk"):
-        from pyvmm.disk_config import parse_disks
-
-        settings["devices"] = parse_disks([disks] if isinstance(disks, str) else disks)
     fields = {key: settings[key] for key in MachineConfig.fields if key in settings}
     return MachineConfig(**fields | {"boot": boot})
 

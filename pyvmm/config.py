@@ -137,6 +137,7 @@ _MACHINE_KEYS = {
     "cpus": int,
     "cpu": str,
     "disk": (str, list),
+    "net": (str, list),
     "serial": (str, list),
     "no_reboot": bool,
     "name": str,

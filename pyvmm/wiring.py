@@ -29,7 +29,14 @@ def plug_all(board: Board, stack: ExitStack) -> None:
     limit = len(PCI_SLOTS) if pci else layout.VIRTIO_MMIO_MAX
     if len(config.devices) > limit:
         raise UsageError(f"A machine has room for {limit} devices, not {len(config.devices)}")
-    host = Host(config.cpus, board.loop, board.callbacks.stop, board.callbacks.open_line, stack)
+    host = Host(
+        config.cpus,
+        board.loop,
+        board.callbacks.stop,
+        board.callbacks.open_line,
+        stack,
+        config.name,
+    )
     plug = PciBus(board).plug if pci else MmioBus(board).plug
     for what in config.devices:
         device = what.open(host) if isinstance(what, Peripheral) else what

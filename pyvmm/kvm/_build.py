@@ -12,7 +12,7 @@ from cffi import FFI
 ROOT = Path(__file__).resolve().parents[2]
 CSRC = ROOT / "csrc"
 GUESTS = ROOT / "guests"
-HEADERS = [CSRC / name for name in ("native.h", "ring.h", "worker.h")]  # in this order
+HEADERS = [CSRC / name for name in ("native.h", "ring.h", "worker.h", "net.h")]  # in this order
 STAMP_PRIME = (1 << 61) - 1
 CDEF_H = Path(__file__).with_name("_cdef.h")
 CFLAGS = [
@@ -60,6 +60,7 @@ ffibuilder.set_source(
     #include "native.h"
     #include "ring.h"
     #include "worker.h"
+    #include "net.h"
     #define PV_STAMP {stamp()}
     #define PV_STAMP_PRIME {STAMP_PRIME}
     """,

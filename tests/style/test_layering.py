@@ -20,7 +20,7 @@ HEAVY = {
 
 # Each part, and the parts that it may import. VALUES are modules that know of nothing else, and
 # like facts, in `_spec` modules, are open to all.
-VALUES = {"errors", "layout", "ends", "value", "printable", "log", "typed"}
+VALUES = {"errors", "layout", "ends", "value", "printable", "log", "suboptions", "typed"}
 BASE = {"bus", "memory", "irq", "loop", "hooks", "worker", "context", "fastpath", "pci", "msi"}
 MAY_IMPORT = {
     "native": {"_native"},
@@ -46,6 +46,7 @@ TOP = {
     "config",
     "postmortem",
     "disk_config",
+    "net_config",
     "peripherals",
     "wiring",
 }

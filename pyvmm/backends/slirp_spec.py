@@ -1,0 +1,30 @@
+"""libslirp's interface, and the network that QEMU's users know from it."""
+
+from __future__ import annotations
+
+LIBRARY = "libslirp.so.0"
+PACKAGE = "libslirp0"  # Debian's
+VERSION_MIN = "4.1"  # the first with slirp_new
+
+# <slirp/libslirp.h>
+CONFIG_VERSION = 1  # of SlirpConfig: it has all that is needed here, and every release takes it
+POLL_OUT = 1 << 1  # these two are the other way round in epoll; IN, ERR and HUP are the same
+POLL_PRI = 1 << 2
+POLL_ALL = (1 << 5) - 1
+TIMEOUT_NONE = 0xFFFFFFFF  # ms
+MTU_MAX = 65521  # bytes; src/if.h, IF_MTU_MAX
+HOSTNAME_MAX = 32  # bytes; src/slirp.h, Slirp.client_hostname
+
+# GLib: gmessages.h
+LOG_DOMAIN = b"Slirp"
+LOG_LEVELS = 0b11111100  # G_LOG_LEVEL_MASK: every level
+LOG_WARNING = 1 << 4  # what is worse has lower bits
+
+# QEMU's manual, "Using the user mode network stack": where things are in the subnet.
+SUBNET = "10.0.2.0/24"
+HOST = 2
+NAME_SERVER = 3
+FIRST_GUEST = 15
+PREFIX_MIN, PREFIX_MAX = 8, 27  # bits; DHCP has 16 addresses (src/bootp.h, NB_BOOTP_CLIENTS)
+PREFIX6 = "fec0::"
+PREFIX6_BITS = 64
