@@ -175,6 +175,7 @@ class UserNet(Network):
 
         return Slirp(
             self._subnet,
+            mtu=self.mtu,
             forwards=self.forwards,
             restrict=self.restrict,
             hostname=self.hostname,

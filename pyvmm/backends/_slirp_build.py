@@ -1,7 +1,7 @@
 """Declares libslirp to cffi, without a compiler or its headers: a module for dlopen() is generated.
 
 The declarations are those of <slirp/libslirp.h> up to version 1 of SlirpConfig, which every release
-from 4.1 on takes; tests/unit/backends/test_slirp_abi.py compares them with the installed header.
+takes; tests/unit/backends/test_slirp_abi.py compares them with the installed header.
 """
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ void slirp_cleanup(Slirp *slirp);
 void slirp_input(Slirp *slirp, const uint8_t *frame, int length);
 void slirp_pollfds_fill(Slirp *slirp, uint32_t *timeout_ms, SlirpAddPollCb add, void *opaque);
 void slirp_pollfds_poll(Slirp *slirp, int failed, SlirpGetREventsCb ready, void *opaque);
-int slirp_add_hostfwd(Slirp *slirp, int is_udp, uint32_t host_address, int host_port,
-                      uint32_t guest_address, int guest_port);
+int slirp_add_hostxfwd(Slirp *slirp, const void *host_address, uint32_t host_length,
+                       const void *guest_address, uint32_t guest_length, int flags);
 
 // Of GLib, which libslirp brings along and complains to.
 typedef void (*GLogFunc)(const char *domain, int level, const char *message, void *data);

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import select
-import socket
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -25,11 +24,9 @@ from pyvmm.loop import Loop, Timer
 from pyvmm.typed import Any, TypeAlias
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
-
 log = Log(__name__)
 _handlers: list[Any] = []  # GLib's, for as long as the process lives
 
-MTU = 65520  # bytes
 WHOLE = bytes(12)  # struct virtio_net_hdr (VIRTIO 1.2 §5.1.6) of a frame with nothing left to do
 KEPT_MAX = 4 << 20  # bytes of frames that wait for room in the guest; what is more is dropped
 COMPLAINTS_MAX = 16  # log lines about what the guest did wrong: it could cause any number
@@ -40,22 +37,24 @@ class Slirp:
     """See pyvmm.virtio.net.Link. Any thread may make it; the rest is on the worker's."""
 
     offloads = 0
-    mtu = MTU
     up = True
 
     def __init__(
         self,
         subnet: Subnet,
         *,
+        mtu: int = 0,
         forwards: Sequence[Forward] = (),
         restrict: bool = False,
         hostname: str = "",
     ) -> None:
-        """`restrict` keeps the guest from everything but DHCP and the forwarded ports; `hostname`
-        is what DHCP tells the guest that it is called.
+        """`restrict` keeps the guest from everything but DHCP and what is forwarded to it.
 
-        Raises HostError: there is no libslirp, or a port cannot be listened on.
+        `mtu` is the most bytes that a frame carries, 0 as many as can be; `hostname` is what DHCP
+        tells the guest that it is called. Raises HostError: there is no libslirp, or a port cannot
+        be listened on.
         """
+        self.mtu = min(mtu or spec.MTU, spec.MTU)
         self._ffi, self._lib = _load()
         self._loop: Loop | None = None
         self._receive: Callable[[Sequence[Buffer]], bool]
@@ -92,6 +91,9 @@ class Slirp:
         self._loop, self._receive = loop, receive
         loop.watch(self._epoll.fileno(), self._poll)
         self._poll_soon()
+
+    def set_offloads(self, offloads: int) -> None:
+        """See Link: there are none."""
 
     def send(self, frame: Sequence[Buffer]) -> None:
         """See Link."""
@@ -158,27 +160,26 @@ class Slirp:
             "vhost6": _in6_addr(spec.HOST),
             "vnameserver6": _in6_addr(spec.NAME_SERVER),
             "vhostname": name,
-            "if_mtu": MTU,
-            "if_mru": MTU,
+            "if_mtu": self.mtu,
+            "if_mru": self.mtu,
         }
         return self._lib.slirp_new(
             self._ffi.new("SlirpConfig *", config), self._callbacks, self._ffi.NULL
         )
 
     def _forward(self, forward: Forward, subnet: Subnet) -> None:
-        failed = self._lib.slirp_add_hostfwd(
-            self._slirp,
-            forward.protocol == "udp",
-            _in_addr(socket.inet_aton(forward.host)),
-            forward.port,
-            _in_addr(subnet.address(spec.FIRST_GUEST)),
-            forward.guest_port,
-        )
-        if failed:
-            reason = os.strerror(self._ffi.errno)
+        flags = spec.FORWARD_UDP if forward.protocol == "udp" else 0
+        if ":" in forward.host:
+            flags |= spec.FORWARD_IPV6_ONLY
+            address = "::"  # libslirp finds out which the guest has
+        else:
+            address = ".".join(map(str, subnet.address(spec.FIRST_GUEST)))
+        host = _sockaddr(forward.host, forward.port)
+        guest = _sockaddr(address, forward.guest_port)
+        if self._lib.slirp_add_hostxfwd(self._slirp, host, len(host), guest, len(guest), flags):
             raise HostError(
-                f"{forward.protocol} port {forward.port} of {forward.host} must be free to be "
-                f"forwarded: {reason}"
+                f"{forward.protocol} port {forward.port} of {forward.host} cannot be forwarded: "
+                f"{os.strerror(self._ffi.errno)}"
             )
 
     # ---- waiting ----
@@ -320,7 +321,7 @@ def _load() -> tuple[Any, Any]:
             f"User networking needs libslirp, the package {spec.PACKAGE}: {error}"
         ) from None
     try:
-        lib.slirp_new  # noqa: B018  to look it up
+        lib.slirp_add_hostxfwd  # noqa: B018  to look it up
     except AttributeError:
         version = ffi.string(lib.slirp_version_string()).decode()
         raise HostError(
@@ -351,6 +352,15 @@ def _in_addr(address: bytes) -> int:
 
 def _in6_addr(host: int) -> dict[str, Any]:
     """The struct in6_addr of one of the network's own hosts, by value."""
-    prefix = socket.inet_pton(socket.AF_INET6, spec.PREFIX6)
-    words = memoryview(prefix[:-1] + bytes([host])).cast("I")
-    return {"words": list(words)}
+    return {"words": list(memoryview(spec.PREFIX6[:-1] + bytes([host])).cast("I"))}
+
+
+def _sockaddr(address: str, port: int) -> bytes:
+    """A struct sockaddr_in or sockaddr_in6 (ip(7), ipv6(7))."""
+    import socket
+    import struct
+
+    if ":" in address:
+        packed = socket.inet_pton(socket.AF_INET6, address)
+        return struct.pack("=HHI16sI", socket.AF_INET6, socket.htons(port), 0, packed, 0)
+    return struct.pack("=HH4s8x", socket.AF_INET, socket.htons(port), socket.inet_aton(address))

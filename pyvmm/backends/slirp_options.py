@@ -1,34 +1,29 @@
-"""What user networking is told: its subnet, its forwarded ports, the guest's name."""
+"""What user networking is told: its subnet, the ports that are forwarded, the guest's name."""
 
 from __future__ import annotations
-
-import socket
 
 from pyvmm.backends import slirp_spec as spec
 from pyvmm.errors import UsageError
 from pyvmm.value import Value
 
+PROTOCOLS = ("tcp", "udp")
 PORT_MAX = 0xFFFF
 LOOPBACK = "127.0.0.1"
-FORWARD = "tcp|udp:[HOST:]PORT:PORT"
 
 
 class Forward(Value):
-    """A port of the host's that leads to one of the guest's."""
+    """Connections to a port of the host that are passed on to one of the guest's."""
 
-    protocol: str  # tcp or udp
-    host: str  # the IPv4 address that is listened on
+    protocol: str  # one of PROTOCOLS
+    host: str  # an address of the host's, IPv4 or IPv6
     port: int
     guest_port: int
 
-    def __str__(self) -> str:
-        return f"{self.protocol}:{self.host}:{self.port}:{self.guest_port}"
-
 
 class Subnet(Value):
-    """An IPv4 network: its first address as a number, and how many bits all have in common."""
+    """An IPv4 network: its first address, and how many bits of it all addresses have."""
 
-    base: int
+    base: bytes
     prefix: int
 
     @property
@@ -38,34 +33,48 @@ class Subnet(Value):
 
     def address(self, offset: int) -> bytes:
         """The address that is `offset` above the first."""
-        return (self.base + offset).to_bytes(4, "big")
-
-
-def parse_forward(text: str) -> Forward:
-    """`tcp|udp:[HOST:]PORT:PORT`, with HOST [127.0.0.1] an IPv4 address. Raises UsageError."""
-    protocol, *host, port, guest_port = text.split(":") if text.count(":") in (2, 3) else [""] * 3
-    host = host or [LOOPBACK]
-    ports = [int(part) for part in (port, guest_port) if part.isascii() and part.isdigit()]
-    if protocol not in ("tcp", "udp") or len(ports) != 2 or _parse_address(host[0]) is None:
-        raise UsageError(f"A forwarded port must be {FORWARD}, not {text!r}")
-    if not all(1 <= number <= PORT_MAX for number in ports):
-        raise UsageError(f"A port must be from 1 to {PORT_MAX}, not as in {text!r}")
-    return Forward(protocol, host[0], *ports)
+        return (int.from_bytes(self.base, "big") + offset).to_bytes(4, "big")
 
 
 def parse_subnet(text: str) -> Subnet:
     """`ADDRESS/BITS`, an IPv4 network with room for what there must be. Raises UsageError."""
     address, _, bits = text.partition("/")
-    base = _parse_address(address)
-    if base is None or not (bits.isascii() and bits.isdigit()):
-        raise UsageError(f"A subnet must be as {spec.SUBNET}, not {text!r}")
-    if not spec.PREFIX_MIN <= int(bits) <= spec.PREFIX_MAX:
-        limits = f"/{spec.PREFIX_MIN} to /{spec.PREFIX_MAX}"
-        raise UsageError(f"A subnet must be from {limits}, not {text!r}")
-    subnet = Subnet(base, int(bits))
-    if base & ~int.from_bytes(subnet.mask, "big"):
-        raise UsageError(f"A subnet's address must end in zeroes after its {bits} bits: {text!r}")
+    try:
+        base = bytes(int(part) for part in address.split("."))
+        prefix = int(bits)
+    except ValueError:
+        base, prefix = b"", 0
+    if len(base) != 4 or not spec.PREFIX_MIN <= prefix <= spec.PREFIX_MAX:
+        raise UsageError(
+            f"subnet must be ADDRESS/BITS with {spec.PREFIX_MIN} to {spec.PREFIX_MAX} bits, "
+            f"not {text!r}"
+        )
+    subnet = Subnet(base, prefix)
+    if int.from_bytes(base, "big") & ~int.from_bytes(subnet.mask, "big"):
+        raise UsageError(f"subnet must be zero after its first {prefix} bits, not {text!r}")
     return subnet
+
+
+def parse_forward(text: str) -> Forward:
+    """`tcp|udp:[HOST:]PORT:PORT`, in which an IPv6 HOST stands in []. Raises UsageError."""
+    import socket
+
+    protocol, _, rest = text.partition(":")
+    host, port, guest_port = ["", "", *rest.rsplit(":", 2)][-3:]
+    host, family = host or LOOPBACK, socket.AF_INET
+    if host[0] == "[" and host[-1] == "]":
+        host, family = host[1:-1], socket.AF_INET6
+    ports = [int(one) for one in (port, guest_port) if one.isascii() and one.isdigit()]
+    try:
+        socket.inet_pton(family, host)
+    except (OSError, ValueError):
+        ports = []
+    if protocol not in PROTOCOLS or [0 < one <= PORT_MAX for one in ports] != [True, True]:
+        raise UsageError(
+            "forward must be tcp|udp:[HOST:]PORT:PORT with a numeric HOST and ports from 1 to "
+            f"{PORT_MAX}, not {text!r}"
+        )
+    return Forward(protocol, host, *ports)
 
 
 def check_hostname(name: str) -> None:
@@ -73,13 +82,6 @@ def check_hostname(name: str) -> None:
     plain = name.replace("-", "a").replace(".", "a")
     if name and not (plain.isascii() and plain.isalnum() and len(name) <= spec.HOSTNAME_MAX):
         raise UsageError(
-            f"A host name must be up to {spec.HOSTNAME_MAX} letters, digits, hyphens and dots, "
+            f"hostname must be up to {spec.HOSTNAME_MAX} letters, digits, hyphens and dots, "
             f"not {name!r}"
         )
-
-
-def _parse_address(text: str) -> int | None:
-    try:
-        return int.from_bytes(socket.inet_pton(socket.AF_INET, text), "big")
-    except (OSError, ValueError):  # ValueError for a null character
-        return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 LIBRARY = "libslirp.so.0"
 PACKAGE = "libslirp0"  # Debian's
-VERSION_MIN = "4.1"  # the first with slirp_new
+VERSION_MIN = "4.5"  # the first with slirp_add_hostxfwd
 
 # <slirp/libslirp.h>
 CONFIG_VERSION = 1  # of SlirpConfig: it has all that is needed here, and every release takes it
@@ -12,7 +12,9 @@ POLL_OUT = 1 << 1  # these two are the other way round in epoll; IN, ERR and HUP
 POLL_PRI = 1 << 2
 POLL_ALL = (1 << 5) - 1
 TIMEOUT_NONE = 0xFFFFFFFF  # ms
-MTU_MAX = 65521  # bytes; src/if.h, IF_MTU_MAX
+FORWARD_UDP = 1  # SLIRP_HOSTFWD_UDP
+FORWARD_IPV6_ONLY = 2  # SLIRP_HOSTFWD_V6ONLY
+MTU = 65520  # bytes, at most: less than src/if.h's IF_MTU_MAX, and a multiple of 8 as fragments are
 HOSTNAME_MAX = 32  # bytes; src/slirp.h, Slirp.client_hostname
 
 # GLib: gmessages.h
@@ -26,5 +28,5 @@ HOST = 2
 NAME_SERVER = 3
 FIRST_GUEST = 15
 PREFIX_MIN, PREFIX_MAX = 8, 27  # bits; DHCP has 16 addresses (src/bootp.h, NB_BOOTP_CLIENTS)
-PREFIX6 = "fec0::"
+PREFIX6 = b"\xfe\xc0".ljust(16, b"\0")
 PREFIX6_BITS = 64

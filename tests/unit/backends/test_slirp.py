@@ -17,8 +17,12 @@ from pyvmm.backends import slirp, slirp_spec
 from pyvmm.backends.slirp import Slirp
 from pyvmm.backends.slirp_options import Forward, parse_subnet
 from pyvmm.errors import HostError
+from pyvmm.net_config import UserNet
+from pyvmm.peripherals import Host
+from tests.fakes.driver import Guest
 from tests.fakes.ethernet import (
     ARP,
+    HEADER,
     ICMPV6,
     MAC,
     PATIENCE,
@@ -39,6 +43,10 @@ from tests.fakes.ethernet import (
 MIB = 1 << 20
 HOST, NAME_SERVER = ip4("10.0.2.2"), ip4("10.0.2.3")
 LOOPBACK = "127.0.0.1"
+OWN6, HOST6 = ip6("fec0::5054:ff:fe12:3456"), ip6("fec0::2")
+SOLICITATION = icmpv6(ip6("fe80::5054:ff:fe12:3456"), ip6("ff02::2"), bytes([133]) + bytes(7))
+# RFC 4861 §4.4: a neighbour advertisement, solicited and overriding, with the link-layer address
+NEIGHBOUR = bytes([136, 0, 0, 0, 0x60, 0, 0, 0]) + OWN6 + bytes([2, 1]) + MAC
 
 
 def load() -> bool:
@@ -70,18 +78,18 @@ def guest(guests: Guests) -> EthernetGuest:
     return guests.make()
 
 
-def server(kind: socket.SocketKind = socket.SOCK_STREAM) -> socket.socket:
+def server(kind: socket.SocketKind = socket.SOCK_STREAM, address: str = LOOPBACK) -> socket.socket:
     """Something that listens on a port of the host's loopback."""
-    made = socket.socket(socket.AF_INET, kind)
+    made = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, kind)
     made.settimeout(PATIENCE)
-    made.bind((LOOPBACK, 0))
+    made.bind((address, 0))
     if kind == socket.SOCK_STREAM:
         made.listen()
     return made
 
 
-def free_port(kind: socket.SocketKind = socket.SOCK_STREAM) -> int:
-    with server(kind) as probe:
+def free_port(kind: socket.SocketKind = socket.SOCK_STREAM, address: str = LOOPBACK) -> int:
+    with server(kind, address) as probe:
         return int(probe.getsockname()[1])
 
 
@@ -144,8 +152,7 @@ def test_the_host_and_the_name_server_answer_arp(guest: EthernetGuest, address: 
 
 
 def test_a_router_is_advertised_with_its_prefix(guest: EthernetGuest) -> None:
-    solicitation = bytes([133, 0, 0, 0]) + bytes(4)
-    guest.send(icmpv6(ip6("fe80::5054:ff:fe12:3456"), ip6("ff02::2"), solicitation))
+    guest.send(SOLICITATION)
     answer = guest.expect(lambda packet: packet.protocol == ICMPV6 and packet.payload[0] == 134)
     assert bytes([3, 4, 64]) in answer.payload  # RFC 4861 §4.6.2: a prefix of 64 bits
     assert ip6("fec0::") in answer.payload
@@ -175,6 +182,28 @@ def test_a_forwarded_datagram_reaches_the_guest_and_its_answer_the_host(guests: 
         assert asked.payload[8:] == b"knock"
         guest.send(udp(guest.address, 7, asked.source, asked.source_port, b"come in"))
         assert client.recvfrom(100) == (b"come in", (LOOPBACK, port))
+
+
+def test_a_datagram_reaches_the_host_over_ipv6(guest: EthernetGuest) -> None:
+    with server(socket.SOCK_DGRAM, "::1") as echo:
+        port = echo.getsockname()[1]
+        guest.send(icmpv6(OWN6, HOST6, NEIGHBOUR), udp(OWN6, 5000, HOST6, port, b"ping"))
+        data, sender = echo.recvfrom(100)
+        echo.sendto(data[::-1], sender)
+        answer = guest.expect(lambda packet: packet.protocol == UDP)
+    assert (answer.source, answer.target, answer.port) == (HOST6, OWN6, 5000)
+    assert answer.payload[8:] == b"gnip"
+
+
+def test_a_port_of_an_ipv6_address_is_forwarded_to_the_guests(guests: Guests) -> None:
+    port = free_port(socket.SOCK_DGRAM, "::1")
+    guest = guests.make(forwards=[Forward("udp", "::1", port, 7)])
+    guest.send(icmpv6(OWN6, HOST6, NEIGHBOUR), arp(1, guest.address, HOST))
+    guest.expect(lambda packet: packet.kind == ARP)
+    with server(socket.SOCK_DGRAM, "::1") as client:
+        client.sendto(b"knock", ("::1", port))
+        asked = guest.expect(lambda packet: packet.protocol == UDP and packet.port == 7)
+    assert (asked.target, asked.payload[8:]) == (OWN6, b"knock")
 
 
 # ---- TCP ----
@@ -251,9 +280,12 @@ def test_five_hundred_connections_come_and_go(guest: EthernetGuest) -> None:
 
 def test_a_restricted_guest_reaches_no_server_of_the_host(guests: Guests) -> None:
     guest = guests.make(restrict=True)
-    with server() as listener, server(socket.SOCK_DGRAM) as datagrams:
+    with server() as listener, server(socket.SOCK_DGRAM, "::") as datagrams:
         Connection(guest, HOST, listener.getsockname()[1], 40000).transmit(2)
-        guest.send(udp(guest.address, 5000, HOST, datagrams.getsockname()[1], b"out"))
+        port = datagrams.getsockname()[1]
+        guest.send(udp(guest.address, 5000, HOST, port, b"out"))
+        guest.send(udp(guest.address, 5000, NAME_SERVER, 53, b"out of range"))
+        guest.send(icmpv6(OWN6, HOST6, NEIGHBOUR), udp(OWN6, 5000, HOST6, port, b"out"))
         guest.send(dhcp(1))  # while that is answered
         guest.expect(is_dhcp)
         listener.setblocking(False)
@@ -279,7 +311,9 @@ def test_a_restricted_guest_can_be_reached_by_a_forwarded_port(guests: Guests) -
 def test_a_port_in_use_is_refused_by_name(protocol: str, kind: socket.SocketKind) -> None:
     with server(kind) as user:
         port = user.getsockname()[1]
-        with pytest.raises(HostError, match=f"{protocol} port {port} of 127.0.0.1 .* in use"):
+        with pytest.raises(
+            HostError, match=f"{protocol} port {port} of 127.0.0.1 cannot .* in use"
+        ):
             Slirp(parse_subnet(slirp_spec.SUBNET), forwards=[forward(port, 80, protocol)])
 
 
@@ -359,3 +393,27 @@ def test_no_frame_does_harm(guest: EthernetGuest, hostile: list[bytes]) -> None:
     answer = guest.expect(lambda packet: packet.kind == ARP and packet.payload[14:18] == HOST)
     assert answer.payload[6:8] in (b"\0\1", b"\0\2")
     guest.early.clear()
+
+
+# ---- as a device ----
+
+
+def test_a_device_carries_frames_from_ring_to_ring(guests: Guests) -> None:
+    port = free_port()
+    host = Host(1, None, lambda _: print, None, guests)
+    device = Guest(UserNet("eth0", forward={port: 22}, hostname="frog").open(host))
+    guests.callback(device.close)
+    device.start()
+    receive, transmit = device.queues[0], device.queues[1]
+    receive.add(writable=[200, 3000])
+    receive.kick()
+    transmit.request([HEADER + dhcp(1)[:14], dhcp(1)[14:]])
+    (used,) = receive.wait()
+    address, options = dhcp_answer(Packet(used.data[len(HEADER) :]))
+    assert (address, options[12]) == (ip4("10.0.2.15"), b"frog")
+    receive.add(writable=[3000])
+    receive.kick()
+    with socket.create_connection((LOOPBACK, port), PATIENCE):
+        (used,) = receive.wait()
+    knock = Packet(used.data[len(HEADER) :])
+    assert knock.kind == ARP or (knock.protocol, knock.port) == (TCP, 22)

@@ -49,5 +49,7 @@ def test_every_field_is_where_the_header_has_it(tmp_path: Path, structure: str) 
 
 def test_the_facts_are_the_headers(tmp_path: Path) -> None:
     names = ["SLIRP_POLL_OUT", "SLIRP_POLL_PRI", "SLIRP_POLL_HUP", "SLIRP_CONFIG_VERSION_MIN"]
+    names += ["SLIRP_HOSTFWD_UDP", "SLIRP_HOSTFWD_V6ONLY"]
     facts = [spec.POLL_OUT, spec.POLL_PRI, (spec.POLL_ALL + 1) >> 1, spec.CONFIG_VERSION]
+    facts += [spec.FORWARD_UDP, spec.FORWARD_IPV6_ONLY]
     assert compiled(tmp_path, names) == facts
