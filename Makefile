@@ -14,7 +14,7 @@ C_SOURCES := $(wildcard csrc/*.c csrc/*.h csrc/fuzz/*.c csrc/fuzz/*.h bench/*.c 
 RUN := run build/guests/vmlinuz-cloud --initrd build/guests/initramfs.img \
 	--append "console=ttyS0 quiet" --memory 512M --cpus 2
 
-.PHONY: run test test-unit test-kvm test-kvm-slow test-nested lint format guests build bench doctor clean packages fuzz fuzz-ring fuzz-disk fuzz-registers
+.PHONY: run test test-unit test-kvm test-kvm-slow test-nested lint format guests build bench doctor clean packages fuzz fuzz-ring fuzz-race fuzz-disk fuzz-registers
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -27,13 +27,13 @@ run: build guests
 	fi
 
 FUZZ_S ?= 60
-FUZZ := clang -g -O1 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all -std=gnu11 \
-	-Wall -Wextra -Werror
+FUZZ := clang -std=gnu11 -g -O1 -Wall -Wextra -Werror \
+	-fsanitize=address,undefined -fno-sanitize-recover=all
 # A state that takes more than 5 s counts as a hang.
 FUZZ_OPTIONS := -max_total_time=$(FUZZ_S) -timeout=5 -max_len=4096 -verbosity=0 -print_final_stats=1
 
 fuzz: PACKAGES := fuzz
-fuzz: fuzz-ring fuzz-disk fuzz-registers
+fuzz: fuzz-ring fuzz-race fuzz-disk fuzz-registers
 
 fuzz-ring fuzz-disk: fuzz-%: build/fuzz/%
 	@mkdir -p $<-found
@@ -43,11 +43,16 @@ fuzz-ring fuzz-disk: fuzz-%: build/fuzz/%
 fuzz-ring: FUZZ_SEEDS := tests/corpus/rings
 fuzz-disk: FUZZ_SEEDS := tests/corpus/requests
 
+fuzz-race: build/fuzz/race
+	@$< $(FUZZ_S)
+
 fuzz-registers: build
 	@$(PYTHON) -m tests.fuzz.registers $(FUZZ_S)
 
 build/fuzz/ring: csrc/ring.c csrc/fuzz/ring_fuzz.c
 build/fuzz/disk: csrc/ring.c csrc/disk.c csrc/fuzz/disk_fuzz.c
+build/fuzz/race: csrc/ring.c csrc/fuzz/ring_race.c
+build/fuzz/ring build/fuzz/disk: FUZZ += -fsanitize=fuzzer
 build/fuzz/%: $(wildcard csrc/*.h csrc/fuzz/*.h) | packages
 	@mkdir -p $(@D)
 	$(FUZZ) $(filter %.c,$^) -o $@

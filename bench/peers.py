@@ -17,6 +17,12 @@ GUEST_FLAGS = (
     *("-nostdlib", "-static", "-Wl,--build-id=none,-n"),
     "-Wl,-Ttext=0x1000000,-z,max-page-size=0x1000",
 )
+DISK_GUEST = "blk_guest.elf"
+TINY_GUEST_FLAGS = (
+    *("-std=gnu11", "-ffreestanding", "-fno-pic", "-fno-stack-protector", "-fcf-protection=none"),
+    *("-fno-asynchronous-unwind-tables", "-mgeneral-regs-only", "-mno-red-zone", "-no-pie"),
+    "-Wl,--no-warn-rwx-segments",
+)
 EXITS = 100_000
 LINE_STATUS, SCRATCH = 0x3FD, 0x3FF  # of COM1: one register that C answers, one that Python does
 
@@ -30,6 +36,9 @@ def build() -> dict[str, str]:
     _compile("tiny.elf", "tiny.S", *GUEST_FLAGS)
     for name, port in (("exits-c.elf", LINE_STATUS), ("exits-python.elf", SCRATCH)):
         _compile(name, "tiny.S", *GUEST_FLAGS, f"-DEXITS={EXITS}", f"-DPORT={port}")
+    include = TREE / "guests/include"
+    parts = (f"-I{include}", TREE / "bench/blk_start.S", include / "guest.c", include / "virtio.c")
+    _compile(DISK_GUEST, "blk_guest.c", *CFLAGS, *GUEST_FLAGS, *TINY_GUEST_FLAGS, *map(str, parts))
     missing = {}
     if shutil.which("qemu-system-x86_64") is None:
         missing["QEMU"] = "qemu-system-x86_64 is not installed"

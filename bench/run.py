@@ -1,6 +1,6 @@
 """Measure pyvmm beside its peers, print the tables and keep them under bench/results/.
 
-python bench/run.py [start] [boot] [exits] [disk] [net] [resident]; all of them if none is named.
+python bench/run.py [NAME...]: of those in SECTIONS; all of them if none is named.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+import disk_queue
 import exits
 import peers
 import resident
@@ -52,6 +53,7 @@ SECTIONS: dict[str, Callable[[dict[str, str]], list[Report]]] = {
     "boot": boot,
     "exits": lambda missing: exits.measure(),
     "disk": lambda missing: disk(),
+    "queue": disk_queue.measure,
     "net": lambda missing: net(),
     "resident": resident.measure,
 }

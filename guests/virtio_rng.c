@@ -112,6 +112,11 @@ static void test_masks(void)
     masked();
     msix_mask(&device, 0, false);
     unmasked();
+    msix_mask(&device, 0, true); /* it was sent, and once */
+    CHECK(!msix_pending(&device, 0));
+    msix_mask(&device, 0, false);
+    let_time_pass();
+    CHECK(interrupts == 0);
     msix_control(&device, MSIX_ENABLE | MSIX_FUNCTION_MASK);
     masked();
     msix_control(&device, MSIX_ENABLE);
@@ -256,6 +261,14 @@ static void test_msix(void)
     exchange(1000);
 }
 
+static void test_forever(void)
+{
+    begin_msix();
+    print("ready\n");
+    for (;;)
+        exchange(1);
+}
+
 #define RUN(name)                                                                                  \
     do {                                                                                           \
         if (command_is(#name)) {                                                                   \
@@ -279,5 +292,6 @@ void main(const void *boot_params)
     RUN(reset);
     RUN(mistake);
     RUN(window);
+    RUN(forever);
     fail("The command line names no test");
 }

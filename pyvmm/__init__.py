@@ -11,6 +11,9 @@ fastpath.py   what the C exit loop (csrc/) answers without Python
 kvm/          /dev/kvm and nothing else, a binding that stands on its own
 boot/         from a kernel image to a machine ready to enter it; ACPI tables
 devices/      the board's chips; backends/: the host's side of them
+pci/          the PCI bus, its functions, MSI-X; msi.py: messages and doorbells by KVM
+virtio/       virtio devices, queues and transports; peripherals.py: their values, wiring.py: where
+              they are plugged in
 cli.py        the `pyvmm` command; doctor.py, diagnosis.py: what is wrong, in words
 """
 

@@ -35,3 +35,7 @@ class Log:
     def warning(self, message: str, *args: object) -> None:
         """See logging.Logger.warning."""
         self.logger.warning(message, *args, stacklevel=2)
+
+    def exception(self, message: str, *args: object) -> None:
+        """See logging.Logger.exception."""
+        self.logger.exception(message, *args, stacklevel=2)

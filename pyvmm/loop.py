@@ -120,8 +120,14 @@ class Loop:
         os.eventfd_read(self._wake)
         with self._lock:
             calls, self._calls = self._calls, []
-        for callback in calls:
-            callback()
+        try:
+            while calls:
+                calls.pop(0)()
+        finally:
+            if calls:  # one has raised; the others are still owed
+                with self._lock:
+                    self._calls[:0] = calls
+                os.eventfd_write(self._wake, 1)
 
     def _timeout(self) -> float | None:
         with self._lock:

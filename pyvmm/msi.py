@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 
 from pyvmm.kvm.vm import IrqchipRoute, MsiRoute, Vm
@@ -57,14 +56,10 @@ class KvmVector:
     def connect(self, eventfd: int) -> None:
         """See MsiVector.
 
-        KVM sends the message at once for an eventfd that is signalled already, but leaves its
-        counter as it is, which would look like a further interrupt later. So what is pending is
-        taken before, and signalled again; what came in between KVM has seen.
+        KVM sends the message at once for an eventfd that is signalled already. Whatever the
+        counter holds when it is disconnected has been sent, and KVM clears it then.
         """
-        pending = _take(eventfd)
         self._router.vm.irqfd(eventfd, self._gsi)
-        if not _take(eventfd) and pending:
-            os.eventfd_write(eventfd, 1)
 
     def disconnect(self, eventfd: int) -> None:
         """See MsiVector."""
@@ -88,10 +83,3 @@ class KvmDoorbells:
     def _set(self, address: int, eventfd: int, datamatch: int | None, *, deassign: bool) -> None:
         length = 0 if datamatch is None else 4
         self._vm.ioeventfd(eventfd, address, length, datamatch=datamatch, deassign=deassign)
-
-
-def _take(eventfd: int) -> int:
-    try:
-        return os.eventfd_read(eventfd)
-    except BlockingIOError:
-        return 0

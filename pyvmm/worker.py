@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 
 from pyvmm.errors import HostError
+from pyvmm.log import Log
 from pyvmm.loop import Loop
+
+log = Log(__name__)
 
 
 class Worker:
@@ -53,9 +57,22 @@ class Worker:
     def _start(self) -> None:
         if self._thread is not None:
             return
-        thread = threading.Thread(target=self.loop.run, name=self.name, daemon=True)
+        thread = threading.Thread(target=self._run, name=self.name, daemon=True)
         try:
             thread.start()
         except RuntimeError as error:
             raise HostError(f"The host allows no more threads; {self.name} needs one") from error
         self._thread = thread
+
+    def _run(self) -> None:
+        """A mistake in one device's code costs it that event, and neither it nor others more."""
+        comm = f"/proc/self/task/{threading.get_native_id()}/comm"
+        with suppress(OSError), open(comm, "w") as file:
+            file.write(self.name)  # or it keeps that of the thread that started it, a vCPU's
+        while True:
+            try:
+                self.loop.run()
+            except Exception:
+                log.exception("A mistake in the code of %s", self.name)
+            else:
+                return

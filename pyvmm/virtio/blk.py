@@ -16,6 +16,7 @@ from pyvmm.loop import Timer
 from pyvmm.typed import TYPE_CHECKING, Protocol
 from pyvmm.virtio import blk_spec as spec
 from pyvmm.virtio import virtio_spec
+from pyvmm.virtio.blk_request import Request
 from pyvmm.virtio.bucket import TokenBucket
 from pyvmm.virtio.chain import Chain
 from pyvmm.virtio.device import VirtioDevice, ring_doorbell
@@ -29,7 +30,7 @@ log = Log(__name__)
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 PROBE_SECONDS = 1.0  # between attempts to write what there was no space for
 QUIET_SECONDS = 10.0  # between two log lines about failing requests
-BURST_SECONDS = 0.1  # of a rate, that may be used at once after a pause
+BURST_SECONDS = 0.02  # of a rate, that may be used at once after a pause
 
 
 class Storage(Protocol):
@@ -65,42 +66,6 @@ class Storage(Protocol):
 
     def close(self) -> None:
         """Release it."""
-
-
-class Request:
-    """A chain taken apart: header, data and status, however it is framed (§2.7.4.1)."""
-
-    __slots__ = ("chain", "kind", "readable", "room", "sector", "status", "writable")
-
-    def __init__(self, chain: Chain) -> None:
-        """Raises QueueError if there is no status byte to answer with."""
-        writable = [buffer for buffer in chain.writable if len(buffer)]
-        if not writable:
-            raise QueueError("A block request must end in a byte for its status (§5.2.6)")
-        *whole, last = writable
-        self.status = last[-1:]
-        self.status[0] = spec.S_IOERR
-        chain.writable = [*whole, last[:-1]] if len(last) > 1 else whole
-        self.chain = chain
-        header = chain.read(spec.HEADER.size)
-        self.kind: int | None = None  # stays so if the header is cut short
-        self.sector = 0
-        if len(header) == spec.HEADER.size:
-            self.kind, self.sector = spec.HEADER.unpack(header)
-        self.readable = tuple(filter(len, chain.readable))
-        self.writable = tuple(chain.writable)
-        self.room = sum(map(len, self.writable))
-
-    @property
-    def length(self) -> int:
-        """The bytes of data."""
-        return self.room + sum(map(len, self.readable))
-
-    def finish(self, status: int) -> None:
-        """Write the status. It counts as written if nothing before it is left out (§2.7.8.2)."""
-        self.status[0] = status
-        if self.chain.written == self.room:
-            self.chain.written += 1
 
 
 class Blk(VirtioDevice):

@@ -167,14 +167,12 @@ class RegisterTransport(Device):
         running = bool(self._status & spec.STATUS_DRIVER_OK) and self._may_dma
         if running == self._serving:
             return
-        device = self.device
-        if not running:
-            device.worker.call(device.quiesce)
-        elif self._active:
-            device.worker.call(device.resume)
-        else:
-            self._activate()
         self._serving = running
+        device = self.device
+        if self._active:
+            device.worker.call(device.resume if running else device.quiesce)
+        elif running:
+            self._activate()
 
     def _activate(self) -> None:
         self._active = True
@@ -198,6 +196,7 @@ class RegisterTransport(Device):
             self.device.worker.call(partial(self.device.activate, self._driver_features, rings))
         except HostError as error:
             log.warning("%s: %s", self.name, error)
+            self._active = False
             self.needs_reset()
 
     def complain(self, what: str) -> None:

@@ -65,6 +65,10 @@ class VhostUser:
         """Whether a protocol feature is in use."""
         return bool(self.protocol_features & feature)
 
+    def ask_sign_of_life(self) -> None:
+        """Find out whether it still answers."""
+        self._get(spec.GET_FEATURES)
+
     # ---- the device ----
 
     def queue_count(self) -> int:

@@ -276,24 +276,27 @@ class VhostUserDevice(VirtioDevice):
         if self._journals is not None:
             for ring in self._rings.values():
                 self.worker.loop.unwatch(ring.doorbell)
+                self._journals[ring.index].end()
         if not working or self.link is None:
             return
         try:
-            self._drain({index: self.link.stop_ring(index) for index in self._rings})
+            self._drain(self.link)
         except BackEndError as error:
             self.lost(error)
 
-    def _drain(self, bases: dict[int, int]) -> None:
-        """Wait until all that the back end took from its stopped rings is answered.
+    def _drain(self, link: VhostUser) -> None:
+        """Stop the rings, and wait until all that the back end has taken from them is answered.
 
-        It should do so before it says that a ring is stopped, but not every one does.
+        It should wait itself before it says that a ring is stopped, but not every one does.
         """
+        bases = {index: link.stop_ring(index) for index in self._rings}
         deadline = time.monotonic() + STOP_SECONDS
         for index, base in bases.items():
             while self._used_index(self._rings[index]) != base:
                 if time.monotonic() > deadline:
                     raise BackEndError(f"it does not finish its requests in {STOP_SECONDS:g} s")
                 time.sleep(POLL_SECONDS)
+                link.ask_sign_of_life()
 
     def _ring_broken(self) -> None:
         os.eventfd_read(self._broken)

@@ -25,7 +25,7 @@ from pyvmm.virtio.virtqueue import QueueError, Ring
 from pyvmm.virtio.walk import area, fence
 
 BASE = 1 << 56  # where back ends see our rings: an address that no RAM has
-_INDEX, _RING = 1, 2  # of an available or used ring, in 16-bit units
+_FLAGS, _INDEX, _RING = 0, 1, 2  # of an available or used ring, in 16-bit units
 _ELEMENTS = 1  # of a used ring, in 32-bit units
 _ELEMENT = spec.USED_ELEMENT_SIZE // 4
 _MASK = spec.RING_INDEX_MASK
@@ -89,8 +89,15 @@ class Journal:
         if self._avail[_INDEX] != index:
             os.eventfd_write(self.doorbell, 1)
 
-    def rewind(self) -> int:
-        """Put all that is unanswered into our ring; the index to start at. Raises QueueError.
+    def end(self) -> None:
+        """The back end is about to be stopped, and need not interrupt for what it answers then.
+
+        It must not, even: libvhost-user closes the eventfd when it stops a ring, and panics later.
+        """
+        self._shown[_FLAGS] = spec.AVAIL_F_NO_INTERRUPT
+
+    def rewind(self) -> None:
+        """Put all that is unanswered into our ring, from the used index on. Raises QueueError.
 
         No back end may be at work.
         """
@@ -98,7 +105,7 @@ class Journal:
         for place, head in enumerate(self._out, self._answered):
             self._shown[_RING + place % self._size] = head
         self._shown[_INDEX] = self._taken
-        return self._answered
+        self._shown[_FLAGS] = 0
 
     def settle(self) -> None:
         """Strike out what was answered. Raises QueueError.

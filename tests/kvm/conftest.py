@@ -135,3 +135,9 @@ def signals_as_on_a_terminal() -> None:
     for number in (signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def numbered_disk(path: Path) -> Path:
+    """The image that guests/virtio_blk.c wants: each of 2048 sectors begins with its number."""
+    path.write_bytes(b"".join(number.to_bytes(512, "little") for number in range(2048)))
+    return path

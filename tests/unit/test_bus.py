@@ -190,3 +190,18 @@ def test_claims_never_overlap(claims: list[tuple[int, int, int, int]]) -> None:
     bus, _ = make_bus(claims)
     for first, second in itertools.pairwise(bus.claims):
         assert first.end <= second.base
+
+
+def test_what_is_placed_can_be_moved_while_others_stay() -> None:
+    bus = Bus("mmio")
+    fixed, moving = Device("fixed"), Device("moving")
+    bus.claim(0x1000, 0x100, fixed)
+    bus.place(0x2000, 0x100, moving, width=4)
+    with pytest.raises(UsageError, match="moving at mmio 0x10f0 overlaps fixed at 0x1000"):
+        bus.place(0x10F0, 0x100, moving)
+    bus.remove(0x2000)
+    bus.place(0x0800, 0x100, moving, width=4)
+    assert [(claim.base, claim.device) for claim in bus.claims] == [
+        (0x0800, moving),
+        (0x1000, fixed),
+    ]

@@ -94,6 +94,7 @@ def test_two_commas_are_one_of_the_path(text: str, path: str, ro: bool) -> None:
         ("a,serial=" + "x" * 21, "serial must be at most 20 ASCII characters"),
         ("a,serial=\u00fc", "serial must be at most 20 ASCII characters"),
         ("a,ro,snapshot", "either ro or a snapshot"),
+        ("a.qcow2,serial=S", "serial cannot be set for a qcow2 disk"),
         ("vhost-user:/s,cache=none", "cache cannot be set for a vhost-user disk"),
     ],
 )

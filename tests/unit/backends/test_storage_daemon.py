@@ -17,7 +17,6 @@ import pytest
 from pyvmm.backends import storage_daemon
 from pyvmm.disk_config import Disk
 from pyvmm.errors import HostError
-from pyvmm.loop import Loop
 from pyvmm.peripherals import Host
 from pyvmm.virtio import blk_spec as spec
 from pyvmm.virtio.vhost_user_blk import VhostUserBlk
@@ -28,6 +27,7 @@ pytestmark = [
     for program, package in storage_daemon.PACKAGES.items()
 ]
 
+HOST = Host(**dict.fromkeys(Host.fields) | {"cpus": 2})  # these disks need nothing else of it
 MIB = 1 << 20
 SIZE = 8 * MIB
 OK, IOERR = bytes([spec.S_OK]), bytes([spec.S_IOERR])
@@ -60,11 +60,10 @@ class Disks:
     """Guests with a disk each."""
 
     def __init__(self) -> None:
-        self.loop = Loop()
         self.guests: list[Guest] = []
 
     def open(self, path: Path, **options: object) -> Guest:
-        device = Disk("vda", path, **options).open(Host(2, self.loop, lambda _: print, None, None))
+        device = Disk("vda", path, **options).open(HOST)
         self.guests.append(Guest(device))
         self.guests[-1].start()
         return self.guests[-1]
@@ -79,7 +78,6 @@ def disks() -> Iterator[Disks]:
     disks = Disks()
     yield disks
     disks.close()
-    disks.loop.close()
 
 
 def add(guest: Guest, kind: int, sector: int = 0, data: bytes = b"", room: int = 0) -> int:
@@ -236,6 +234,37 @@ def test_limits_are_accepted(image: Path, disks: Disks) -> None:
     assert read(guest, 0) == b"b" * 512
 
 
+def test_a_reset_in_flight_leaves_no_request_and_the_daemon(image: Path, disks: Disks) -> None:
+    guest = disks.open(image, iops=50)
+    before = daemon(guest)
+    queue = guest.queues[0]
+    for number in range(8):
+        add(guest, spec.T_IN, number, room=512)
+    queue.kick()
+    found = queue.wait(1)
+    guest.device.worker.call(guest.device.deactivate)
+    assert len(found + queue.collect()) == 8
+    guest.reset()
+    guest.start()
+    assert read(guest, 0) == b"b" * 512
+    assert daemon(guest) == before
+
+
+def test_what_is_in_flight_when_the_device_is_quiesced_is_answered(
+    image: Path, disks: Disks
+) -> None:
+    guest = disks.open(image, iops=50)
+    before = daemon(guest)
+    queue = guest.queues[0]
+    for number in range(8):
+        add(guest, spec.T_IN, number, room=512)
+    queue.kick()
+    guest.device.worker.call(guest.device.quiesce)
+    guest.device.worker.call(guest.device.resume)
+    assert len(queue.wait(8)) == 8
+    assert daemon(guest) == before
+
+
 def test_a_path_may_have_any_character(image: Path, disks: Disks, tmp_path: Path) -> None:
     odd = tmp_path / 'nbd:a,b}: "c.qcow2'
     image.rename(odd)
@@ -251,7 +280,7 @@ def test_a_path_may_have_any_character(image: Path, disks: Disks, tmp_path: Path
 
 def refusal(path: Path, **options: object) -> str:
     with pytest.raises(HostError) as error:
-        Disk("vda", path, **options).open(Host(1, None, lambda _: print, None, None))
+        Disk("vda", path, **options).open(HOST)
     return str(error.value)
 
 
@@ -304,7 +333,8 @@ def test_the_daemon_ends_with_the_device(image: Path, disks: Disks) -> None:
 def test_the_daemon_ends_with_a_process_that_is_killed(image: Path) -> None:
     script = (
         "import sys; from pyvmm.disk_config import Disk; from pyvmm.peripherals import Host\n"
-        "device = Disk('vda', sys.argv[1]).open(Host(1, None, None, None, None))\n"
+        "host = Host(**dict.fromkeys(Host.fields) | {'cpus': 1})\n"
+        "device = Disk('vda', sys.argv[1]).open(host)\n"
         "print(device.back_end._process.pid, flush=True)\n"
         "sys.stdin.read()\n"
     )

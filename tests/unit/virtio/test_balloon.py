@@ -147,7 +147,8 @@ def test_statistics_are_asked_for_and_come_fresh(device: Balloon, guest: Guest) 
     guest.start()
     queue = guest.queues[spec.STATS]
     queue.add([stats(free=1, total=2)])
-    queue.kick()
+    queue.publish()
+    device.worker.call(lambda: device.pump(device.queues[spec.STATS]))
     found: list[dict[str, int]] = []
     asking = threading.Thread(target=lambda: found.append(device.statistics(timeout=20)))
     asking.start()

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pyvmm.errors import HostError
 from pyvmm.layout import MIB
 from pyvmm.loop import Loop
 from pyvmm.memory import GuestMemory
@@ -342,6 +343,23 @@ def test_a_device_is_quiet_while_it_may_not_reach_memory(board: Board) -> None:
     board.status = 0
     board.transport.allow_dma(True)
     assert board.device.told[3:] == ["quiesce", "deactivate"]
+
+
+def test_a_device_that_the_host_cannot_start_needs_a_reset(
+    board: Board, monkeypatch: pytest.MonkeyPatch, complaints: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: object) -> None:
+        raise HostError("The host allows no more threads")
+
+    monkeypatch.setattr(board.device, "activate", refuse)
+    board.start()
+    assert board.status == RUNNING | NEEDS_RESET
+    assert "no more threads" in complaints.text
+    turn(board.loop)
+    assert board.get(mmio_spec.INTERRUPT_STATUS) == virtio_spec.INTERRUPT_CONFIG
+    monkeypatch.undo()
+    board.start()
+    assert board.device.told == ["activate"]
 
 
 def test_complaints_do_not_fill_the_log(board: Board, complaints: pytest.LogCaptureFixture) -> None:
