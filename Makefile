@@ -12,7 +12,8 @@ STAMPS := build/stamps
 NATIVE_SOURCES := setup.py $(wildcard csrc/*.c csrc/*.h pyvmm/kvm/_*.py pyvmm/kvm/_*.h)
 C_SOURCES := $(wildcard csrc/*.c csrc/*.h csrc/fuzz/*.c csrc/fuzz/*.h bench/*.c guests/*.c guests/*.h)
 RUN := run build/guests/vmlinuz-cloud --initrd build/guests/initramfs.img \
-	--append "console=ttyS0 quiet" --memory 512M --cpus 2
+	--initrd build/guests/virtio.img --append "console=ttyS0 quiet dhcp=eth0" --memory 512M \
+	--cpus 2 --net user
 
 .PHONY: run test test-unit test-kvm test-kvm-slow test-nested lint format guests build bench doctor clean packages fuzz fuzz-ring fuzz-race fuzz-disk fuzz-registers
 .NOTPARALLEL:
