@@ -32,7 +32,7 @@ class Stream:
     offloads = 0
     mtu = spec.MTU_MAX
 
-    def __init__(self, path: str, *, server: bool = False, reconnect: int = 0) -> None:
+    def __init__(self, path: str, *, server: bool = False, reconnect: float = 0) -> None:
         """Listen at `path`, or connect to it: again after `reconnect` seconds, if not 0.
 
         Raises HostError.
@@ -53,7 +53,7 @@ class Stream:
                 reason = f"{path} must be listened on: {error.strerror or error}"
                 if not reconnect:
                     raise HostError(reason) from error
-                log.warning("%s; trying again every %d s", reason, reconnect)
+                log.warning("%s; trying again every %g s", reason, reconnect)
 
     def _forget(self) -> None:
         self._start = self._end = 0  # of what was received and not taken

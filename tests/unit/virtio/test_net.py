@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import logging
 from collections.abc import Callable
 
@@ -14,7 +15,7 @@ from pyvmm.virtio import net_spec as spec
 from pyvmm.virtio import virtio_spec
 from pyvmm.virtio.net import Net
 from pyvmm.virtio.net_frame import WHOLE
-from tests.fakes.driver import PACKED, Driver, Guest
+from tests.fakes.driver import Driver, Guest
 from tests.fakes.link import FakeLink
 from tests.unit.virtio.conftest import MakeGuest
 
@@ -117,7 +118,7 @@ def test_any_framing_of_header_and_frame_means_the_same(cuts: list[int]) -> None
     guest = Guest(Net("eth0", link, MAC))
     guest.start()
     edges = [0, *sorted(cuts), len(whole)]
-    parts = [whole[start:end] for start, end in zip(edges, edges[1:], strict=False)]
+    parts = [whole[start:end] for start, end in itertools.pairwise(edges)]
     guest.queues[TX].request(parts)
     guest.close()
     assert link.sent == [(WHOLE, frame(60))]
