@@ -151,3 +151,30 @@ def test_every_queue_is_used(nested_host: NestedHost, tapped: Process) -> None:
     assert all(after[name] > before[name] for name in before)
     told(tapped, f"{ETHTOOL} -L eth0 combined 1")
     exchange(nested_host, tapped, BRIDGE_ADDRESS, 4)
+
+
+NOBODY = "chmod 666 /dev/kvm /dev/net/tun && setpriv --reuid 65534 --regid 65534 --clear-groups "
+
+
+@pytest.mark.parametrize(
+    ("before", "nets", "status", "word"),
+    [
+        ("", "tap,ifname=lo", 1, "lo"),
+        ("", "tap,bridge=nowhere", 1, "nowhere"),
+        ("", "tap,ifname=sixteen-letters-", 2, "15"),
+        (NOBODY, "tap", 1, "right|permitted|root"),
+        ("", "user,forward=tcp:8000:80", 1, "8000"),
+        ("", "stream,path=/tmp/nobody.sock,reconnect=0", 1, "/tmp/nobody.sock"),
+        ("", "user,mac=01:00:00:00:00:01", 2, "MAC"),
+        ("", "user,mac=02:00:00:00:00:01 --net user,mac=02:00:00:00:00:01", 2, "MAC"),
+        ("", "tap,vhost=on,pcap=/tmp/x", 2, "pcap"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_line(
+    nested_host: NestedHost, before: str, nets: str, status: int, word: str
+) -> None:
+    with web(nested_host):  # which has a port
+        script = f"{before}python3 -m pyvmm run --net {nets} </dev/null"
+        found, output = nested_host.run(["sh", "-c", script], timeout=60)
+    assert found == status, output
+    assert re.fullmatch(rf"pyvmm: .*({word}).*\n", output)
