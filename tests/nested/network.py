@@ -56,7 +56,7 @@ def ping(guest: Process, address: str, *options: str) -> None:
 
 def wait_until(guest: Process, condition: str) -> None:
     """Wait until a command of the guest's succeeds."""
-    told(guest, f"timeout 60 sh -c 'until {condition}; do usleep 100000; done'")
+    told(guest, f"timeout 60 sh -c 'until {condition}; do sleep 0.1; done'")
 
 
 def start_peer(where: NestedHost | Process, *arguments: object) -> Process:

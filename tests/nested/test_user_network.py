@@ -7,7 +7,7 @@ import signal
 from collections.abc import Iterator
 
 import pytest
-from linuxguest import ask, told
+from linuxguest import DEBIAN, LOGIN_TIMEOUT, ask, log_in, start, told
 from network import CURL, WEB_PORT, booted, exchange, fetch, ping, wait_until, web
 from rig import NestedHost, Process
 
@@ -111,6 +111,23 @@ def test_what_passed_is_recorded(nested_host: NestedHost, guest: Process) -> Non
     messages = [line.split("\t") for line in shown(nested_host, "dhcp", "dhcp.option.dhcp")]
     assert [message[-1] for message in messages[:4]] == ["1", "2", "3", "5"]  # RFC 2132 §9.6
     assert shown(nested_host, "_ws.malformed") == []
+
+
+def test_debian_configures_itself(nested_host: NestedHost) -> None:
+    guest = start(
+        nested_host,
+        "vmlinuz-cloud",
+        *("--disk", f"{DEBIAN},snapshot", "--net", "user"),
+        initrd="debian-initrd.img",
+        append="root=/dev/vda quiet",
+    )
+    log_in(guest)
+    wait_until(guest, "ip route | grep -q ^default")
+    with web(nested_host) as digest:
+        url = f"http://{HOST}:{WEB_PORT}/data"
+        assert told(guest, f"curl -sSf {url} | sha256sum").split()[0] == digest
+    guest.write(b"poweroff\n")
+    assert guest.wait(LOGIN_TIMEOUT) == 0
 
 
 def shown(host: NestedHost, display: str, field: str = "icmp.type") -> list[str]:
