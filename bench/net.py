@@ -18,7 +18,7 @@ from pathlib import Path
 import boot
 import disk
 from boot import COPY
-from measure import ARTEFACTS, TREE, Broken, Running, Subject, in_turn, time_to
+from measure import ARTEFACTS, TIMEOUT, TREE, Broken, Running, Subject, in_turn, time_to
 from peers import pyvmm, qemu
 
 from build import initramfs
@@ -108,7 +108,10 @@ def busy() -> float:
 
 def output(*command: str) -> str:
     """What a command printed. Raises Broken."""
-    done = subprocess.run(command, capture_output=True, text=True)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT)
+    except subprocess.TimeoutExpired:
+        raise Broken(f"{command[0]} hung") from None
     if done.returncode:
         raise Broken(f"{command[0]}: {(done.stderr or done.stdout).strip()[-300:]}")
     return done.stdout
