@@ -13,7 +13,8 @@ NATIVE_SOURCES := setup.py $(wildcard csrc/*.c csrc/*.h csrc/guest/*.c pyvmm/kvm
 	pyvmm/backends/_slirp_build.py
 C_SOURCES := $(wildcard csrc/*.c csrc/*.h csrc/guest/*.c csrc/fuzz/*.c csrc/fuzz/*.h bench/*.c guests/*.c guests/*.h)
 RUN := run build/guests/vmlinuz-cloud --initrd build/guests/initramfs.img \
-	--append "console=ttyS0 quiet" --memory 512M --cpus 2
+	--initrd build/guests/virtio.img --append "console=ttyS0 quiet dhcp=eth0" --memory 512M \
+	--cpus 2 --net user
 
 .PHONY: run test test-unit test-kvm test-kvm-slow test-nested lint format guests build bench doctor clean packages fuzz fuzz-ring fuzz-race fuzz-disk fuzz-net fuzz-registers
 .NOTPARALLEL:

@@ -32,6 +32,7 @@ def build() -> dict[str, str]:
     ARTEFACTS.mkdir(parents=True, exist_ok=True)
     _compile("bare_kvm", "bare_kvm.c", *CFLAGS)
     _compile("krun", "krun.c", *CFLAGS)
+    _compile("pingpong", "pingpong.c", *CFLAGS, "-static")  # for guests too
     _compile("tiny.elf", "tiny.S", *GUEST_FLAGS)
     for name, port in (("exits-c.elf", LINE_STATUS), ("exits-python.elf", SCRATCH)):
         _compile(name, "tiny.S", *GUEST_FLAGS, f"-DEXITS={EXITS}", f"-DPORT={port}")

@@ -1,6 +1,6 @@
 """Measure pyvmm beside its peers, print the tables and keep them under bench/results/.
 
-python bench/run.py [SECTION...]: start, boot, exits, disk, queue, net-queue, resident [all].
+python bench/run.py [NAME...]: of those in SECTIONS; all of them if none is named.
 """
 
 from __future__ import annotations
@@ -51,6 +51,11 @@ def net_queue() -> list[Report]:
     return [Report(*table) for table in json.loads(output.splitlines()[-1])]
 
 
+def net() -> list[Report]:
+    """Networks under a real kernel."""
+    return [Report(*table) for table in in_nested_host("net.py")]
+
+
 SECTIONS: dict[str, Callable[[dict[str, str]], list[Report]]] = {
     "start": start.measure,
     "boot": boot,
@@ -58,6 +63,7 @@ SECTIONS: dict[str, Callable[[dict[str, str]], list[Report]]] = {
     "disk": lambda missing: disk(),
     "queue": disk_queue.measure,
     "net-queue": lambda missing: net_queue(),
+    "net": lambda missing: net(),
     "resident": resident.measure,
 }
 

@@ -3,7 +3,7 @@
     vmlinuz-generic  vmlinuz-cloud    Debian's kernels as shipped (bzImage)
     vmlinux-generic  vmlinux-cloud    what is inside them (ELF)
     kernel.bz2                        the cloud kernel's ELF, compressed as a whole file
-    initramfs.img                     busybox, `init` and `check` of this folder
+    initramfs.img                     busybox, and the scripts and `peer.py` of this folder
     virtio.img                        a second initramfs: the cloud kernel's virtio drivers
     disk.img                          64 MiB of ext4
 
@@ -156,7 +156,8 @@ def build() -> None:
         make(GUESTS / f"vmlinuz-{flavour}", partial(shutil.copyfile, shipped))
         make(GUESTS / f"vmlinux-{flavour}", partial(make_elf, shipped))
     make(GUESTS / "kernel.bz2", make_compressed)
-    files = {"init": SOURCE / "init", "bin/check": SOURCE / "check", "bin/busybox": busybox()}
+    files = {name: SOURCE / Path(name).name for name in ("init", "bin/check", "bin/peer.py")}
+    files |= {"etc/udhcpc/default.script": SOURCE / "udhcpc", "bin/busybox": busybox()}
     make_initramfs("initramfs.img", files)
     make_initramfs("virtio.img", virtio_modules())
     make(GUESTS / "disk.img", make_disk)

@@ -19,6 +19,7 @@ TOOLS = (
 )
 PROMPT = rb"guest# "
 BOOT_TIMEOUT = 300.0  # seconds; five to ten when nothing else runs
+LOGIN_TIMEOUT = 600.0  # thirty when nothing else runs
 
 
 def start(
@@ -49,6 +50,13 @@ def boot(
     process.expect(rb"init: ready", BOOT_TIMEOUT)
     process.expect(PROMPT)
     return process
+
+
+def log_in(guest: Process) -> None:
+    """Log in to Debian as root, who has no password."""
+    guest.expect(rb"login: ", LOGIN_TIMEOUT)
+    guest.write(b"root\n")
+    guest.expect(rb"root@debian:~# ")
 
 
 def ask(guest: Process, command: str, timeout: float = BOOT_TIMEOUT) -> tuple[int, str]:

@@ -11,10 +11,12 @@ import pytest
 from linuxguest import (
     BOOT_TIMEOUT,
     DEBIAN,
+    LOGIN_TIMEOUT,
     TOOLS,
     VIRTIO_DRIVERS,
     ask,
     boot,
+    log_in,
     power_off,
     start,
     told,
@@ -24,7 +26,6 @@ from rig import NestedHost, Process
 SCRATCH = "/tmp/scratch.img"
 SECTOR = 512
 MIB = 1 << 20
-LOGIN_TIMEOUT = 600.0  # seconds; thirty when nothing else runs
 FIO_READ_KIB, FIO_WRITTEN_KIB = 5, 46  # fio(1), terse output, version 3
 VERSION_1, RING_PACKED = 32, 34  # VIRTIO 1.2 §6
 
@@ -65,13 +66,6 @@ def write_image(host: NestedHost, path: str, text: str) -> None:
 def hash_of(host: NestedHost, path: str) -> str:
     """SHA-256 of a file of the nested host."""
     return host.run(["sha256sum", path])[1].split()[0]
-
-
-def log_in(guest: Process) -> None:
-    """Log in as root, who has no password."""
-    guest.expect(rb"login: ", LOGIN_TIMEOUT)
-    guest.write(b"root\n")
-    guest.expect(rb"root@debian:~# ")
 
 
 def test_debian_keeps_what_it_wrote_across_a_reboot(nested_host: NestedHost) -> None:
