@@ -45,8 +45,8 @@ if TYPE_CHECKING:
     from pyvmm.machine import Machine
     from pyvmm.net_config import Net, StreamNet, TapNet, UserNet, VhostUserNet
     from pyvmm.peripherals import Balloon, Console, Ports, Rng
-    from pyvmm.vsock_config import Vsock
     from pyvmm.share_config import Rootfs, Share, StandardFiles
+    from pyvmm.vsock_config import Vsock
 
 __all__ = [
     "Balloon",
