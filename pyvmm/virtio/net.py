@@ -256,12 +256,13 @@ class Net(VirtioDevice):
 
     @staticmethod
     def _write(chains: Sequence[Chain], frame: Sequence[Buffer]) -> None:
-        header = memoryview(bytearray(frame[0]))
+        header = bytearray(frame[0])
         header[spec.NUM_BUFFERS :] = spec.U16.pack(len(chains))
-        rest = [header, *(memoryview(part) for part in frame[1:])]
+        chains[0].write(header)
+        data = memoryview(frame[1] if len(frame) == 2 else b"".join(frame[1:]))
+        done = 0
         for chain in chains:
-            for part in take(rest, sum(map(len, chain.writable))):
-                chain.write(part)
+            done += chain.write(data[done:])
 
     def _wake(self) -> None:
         """Have the link offer again what was refused."""
