@@ -168,15 +168,20 @@ def test_without_ipv6_no_router_answers(guests: Guests) -> None:
 # ---- UDP ----
 
 
-def test_a_datagram_reaches_the_host_and_its_answer_the_guest(guest: EthernetGuest) -> None:
-    with server(socket.SOCK_DGRAM) as echo:
-        port = echo.getsockname()[1]
-        guest.send(udp(guest.address, 5000, HOST, port, b"ping"))
-        data, sender = echo.recvfrom(100)
-        echo.sendto(data[::-1], sender)
+@pytest.mark.parametrize("size", [1, 1472, 65492])  # the last fills the largest frame
+def test_a_datagram_reaches_the_host_and_its_answer_the_guest(
+    guest: EthernetGuest, size: int
+) -> None:
+    question, reply = os.urandom(size), os.urandom(size)
+    with server(socket.SOCK_DGRAM) as host:
+        port = host.getsockname()[1]
+        guest.send(udp(guest.address, 5000, HOST, port, question))
+        data, sender = host.recvfrom(1 << 16)
+        assert data == question
+        host.sendto(reply, sender)
         answer = guest.expect(lambda packet: packet.protocol == UDP)
     assert (answer.source, answer.source_port, answer.port) == (HOST, port, 5000)
-    assert answer.payload[8:] == b"gnip"
+    assert answer.payload[8:] == reply
 
 
 def test_a_forwarded_datagram_reaches_the_guest_and_its_answer_the_host(guests: Guests) -> None:
