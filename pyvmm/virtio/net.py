@@ -144,6 +144,7 @@ class Net(VirtioDevice):
     def set_pairs(self, pairs: int) -> None:
         """See net_control.Owner."""
         self._flows.clear()
+        self._wake()  # what waits for a queue's room may go to another now
 
     def set_offloads(self, offloads: int) -> None:
         """See net_control.Owner."""

@@ -411,6 +411,17 @@ def test_a_pair_that_is_not_in_use_receives_nothing(make_net: MakeNet) -> None:
     assert not queues[4].collect()
 
 
+def test_what_waits_for_a_queue_goes_to_another_when_it_is_given_up(make_net: MakeNet) -> None:
+    net = make_net(pairs=2)
+    queues = net.guest.queues
+    assert queues[4].request([bytes([4, 0]) + b"\2\0"], [1]) == b"\0"
+    queues[3].request([WHOLE, ipv4(b"\0\1\0\2")])
+    net.buffers(200)
+    assert not net.link.give(ipv4(b"\0\1\0\2", swap=True))
+    assert queues[4].request([bytes([4, 0]) + b"\1\0"], [1]) == b"\0"
+    assert queues[0].wait()[0].data[12:] == ipv4(b"\0\1\0\2", swap=True)
+
+
 # ---- link and life ----
 
 
