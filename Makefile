@@ -9,7 +9,8 @@ PYTHON3 ?= python3
 PYTHON := .venv/bin/python
 PYTEST := $(PYTHON) -m pytest
 STAMPS := build/stamps
-NATIVE_SOURCES := setup.py $(wildcard csrc/*.c csrc/*.h pyvmm/kvm/_*.py pyvmm/kvm/_*.h)
+NATIVE_SOURCES := setup.py $(wildcard csrc/*.c csrc/*.h pyvmm/kvm/_*.py pyvmm/kvm/_*.h) \
+	pyvmm/backends/_slirp_build.py
 C_SOURCES := $(wildcard csrc/*.c csrc/*.h csrc/fuzz/*.c csrc/fuzz/*.h bench/*.c guests/*.c guests/*.h)
 RUN := run build/guests/vmlinuz-cloud --initrd build/guests/initramfs.img \
 	--initrd build/guests/virtio.img --append "console=ttyS0 quiet dhcp=eth0" --memory 512M \
@@ -53,8 +54,8 @@ fuzz-registers: build
 
 build/fuzz/ring: csrc/ring.c csrc/fuzz/ring_fuzz.c
 build/fuzz/disk: csrc/ring.c csrc/disk.c csrc/fuzz/disk_fuzz.c
-build/fuzz/race: csrc/ring.c csrc/fuzz/ring_race.c
 build/fuzz/net: csrc/ring.c csrc/frames.c csrc/fuzz/net_fuzz.c
+build/fuzz/race: csrc/ring.c csrc/fuzz/ring_race.c
 build/fuzz/ring build/fuzz/disk build/fuzz/net: FUZZ += -fsanitize=fuzzer
 build/fuzz/%: $(wildcard csrc/*.h csrc/fuzz/*.h) | packages
 	@mkdir -p $(@D)
@@ -98,7 +99,7 @@ bench: build guests
 	$(PYTHON) bench/run.py
 
 clean:
-	rm -rf build dist *.egg-info pyvmm/_native.c pyvmm/_native*.so
+	rm -rf build dist *.egg-info pyvmm/_native.c pyvmm/_native*.so pyvmm/backends/_libslirp.py
 	find . -name __pycache__ -type d -not -path './.venv/*' -exec rm -rf {} +
 
 packages:

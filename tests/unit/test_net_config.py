@@ -125,10 +125,10 @@ def test_two_commas_are_one_of_a_value() -> None:
         ("user,mtu=67", "mtu must be a number from 68 to 65535, not 67"),
         ("user,mtu=65536", "mtu must be a number"),
         ("user,pcap=", "pcap must be given as pcap=FILE"),
-        ("user,forward=2222:22", "must be tcp|udp:[HOST:]PORT:PORT, not '2222:22'"),
-        ("user,forward=tcp:0:22", "must be from 1 to 65535"),
-        ("user,subnet=10.0.2.0", "A subnet must be as 10.0.2.0/24"),
-        ("user,hostname=my_guest", "A host name must be"),
+        ("user,forward=2222:22", "forward must be tcp|udp:[HOST:]PORT:PORT with"),
+        ("user,forward=tcp:0:22", "ports from 1 to 65535, not 'tcp:0:22'"),
+        ("user,subnet=10.0.2.0", "subnet must be ADDRESS/BITS"),
+        ("user,hostname=my_guest", "hostname must be up to 32 letters"),
         ("tap,ifname=interface-of-16c", "ifname must be a name of at most 15 bytes"),
         ("tap,bridge=a/b", "bridge must be a name"),
         ("tap,vhost=maybe", "vhost must be auto or on or off, not 'maybe'"),
@@ -230,7 +230,7 @@ def test_a_stream_that_cannot_be_recorded_leaves_nothing_open(host: Host, tmp_pa
 
 
 def test_a_stream_is_opened_as_it_is_told(host: Host, tmp_path: Path) -> None:
-    with pytest.raises(HostError, match="must be listened on: No such file"):
+    with pytest.raises(HostError, match=r"must listen at .*missing: No such file"):
         StreamNet("lan", path=tmp_path / "missing", reconnect=0).open(host)
     made = StreamNet("lan", path=tmp_path / "socket", server=True).open(host)
     assert isinstance(made, Device)
