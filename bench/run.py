@@ -1,6 +1,6 @@
 """Measure pyvmm beside its peers, print the tables and keep them under bench/results/.
 
-python bench/run.py [NAME...]: of those in SECTIONS; all of them if none is named.
+python bench/run.py [SECTION...]: start, boot, exits, disk, queue, net, net-queue, resident [all].
 """
 
 from __future__ import annotations
@@ -44,6 +44,11 @@ def disk() -> list[Report]:
     return [Report(*table) for table in in_nested_host("disk.py")]
 
 
+def net() -> list[Report]:
+    """Networks under a real kernel."""
+    return [Report(*table) for table in in_nested_host("net.py")]
+
+
 def net_queue() -> list[Report]:
     """A network device's queues, on a tap that nobody else sees."""
     command = ["unshare", "--net", sys.executable, str(TREE / "bench/net_queue.py")]
@@ -62,6 +67,7 @@ SECTIONS: dict[str, Callable[[dict[str, str]], list[Report]]] = {
     "exits": lambda missing: exits.measure(),
     "disk": lambda missing: disk(),
     "queue": disk_queue.measure,
+    "net": lambda missing: net(),
     "net-queue": lambda missing: net_queue(),
     "net": lambda missing: net(),
     "resident": resident.measure,

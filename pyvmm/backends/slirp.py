@@ -188,8 +188,8 @@ class Slirp:
         guest = _sockaddr(address, forward.guest_port)
         if self._lib.slirp_add_hostxfwd(self._slirp, host, len(host), guest, len(guest), flags):
             raise HostError(
-                f"{forward.protocol} port {forward.port} of {forward.host} cannot be forwarded: "
-                f"{os.strerror(self._ffi.errno)}"
+                f"{forward.protocol.upper()} port {forward.port} of {forward.host} cannot be "
+                f"forwarded: {os.strerror(self._ffi.errno)}"
             )
 
     # ---- waiting ----

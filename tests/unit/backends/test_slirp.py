@@ -338,7 +338,7 @@ def test_a_port_in_use_is_refused_by_name(protocol: str, kind: socket.SocketKind
     with server(kind) as user:
         port = user.getsockname()[1]
         with pytest.raises(
-            HostError, match=f"{protocol} port {port} of 127.0.0.1 cannot .* in use"
+            HostError, match=f"{protocol.upper()} port {port} of 127.0.0.1 cannot .* in use"
         ):
             Slirp(parse_subnet(slirp_spec.SUBNET), forwards=[forward(port, 80, protocol)])
 
