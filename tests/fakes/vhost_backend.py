@@ -268,6 +268,7 @@ class FakeBackEnd:
         self.connections: list[Connection] = []
         self.closed = False
         self.stopping = threading.Event()  # a ring, with requests held
+        self.called = threading.Condition()  # by the front end, for a connection
 
     # ---- BackEnd ----
 
@@ -275,8 +276,10 @@ class FakeBackEnd:
         if self.refusing:
             raise HostError("Nobody is there")
         ours, theirs = socket.socketpair()
-        self.connections.append(Connection(self, theirs))
-        self.connections[-1].start()
+        with self.called:
+            self.connections.append(Connection(self, theirs))
+            self.connections[-1].start()
+            self.called.notify_all()
         return ours
 
     def explain(self, clause: str) -> str:
@@ -305,6 +308,13 @@ class FakeBackEnd:
         connection.dying = True
         os.eventfd_write(connection.wake, 1)
         connection.join(PATIENCE)
+
+    def be_replaced(self) -> None:
+        """Die, and wait for the front end to notice and to find the next."""
+        count = len(self.connections)
+        self.die()
+        with self.called:
+            assert self.called.wait_for(lambda: len(self.connections) > count, PATIENCE)
 
     def release(self) -> None:
         """Answer what is held."""
