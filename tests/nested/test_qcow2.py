@@ -34,7 +34,9 @@ def test_a_file_system_outlives_the_daemon_that_serves_it(nested_host: NestedHos
     assert told(guest, "cd /mnt && ls -l && sha256sum ?") == sums
     assert ask(guest, "cd / && umount /mnt; dmesg | grep 'I/O error'")[0] == 1
     assert power_off(guest) == 0
-    assert nested_host.run(["qemu-img", "check", "-q", IMAGE]) == (0, "")
+    # qemu-img(1): 3 is an image that is not corrupted but has leaked clusters, which a daemon that
+    # was killed may leave.
+    assert nested_host.run(["qemu-img", "check", "-q", IMAGE])[0] in (0, 3)
     nested_host.run(["qemu-img", "convert", "-O", "raw", IMAGE, PLAIN])
     status, output = nested_host.run(["e2fsck", "-fn", PLAIN])
     assert status == 0, output

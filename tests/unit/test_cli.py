@@ -57,6 +57,13 @@ def test_devices_are_made_of_their_options() -> None:
     )
 
 
+def test_a_disk_does_not_replace_other_devices() -> None:
+    devices = config(
+        "--disk", "a.img", "--disk", "b.img,ro", "--rng", "--console", "hvc0=pty"
+    ).devices
+    assert [device.name for device in devices] == ["vda", "vdb", "hvc0", "rng"]
+
+
 def test_an_optional_value_does_not_eat_the_kernel() -> None:
     chosen = config("--rng", "--balloon", "vmlinuz")
     assert chosen.boot == Linux("vmlinuz")
