@@ -418,6 +418,7 @@ def test_a_link_that_is_down_carries_nothing(native: Rig) -> None:
     receive, transmit = native.start(MERGED | spec.F_STATUS)
     native.net.set_link(False)
     native.guest.wait_config_changed()
+    native.net.worker.call(lambda: None)  # the driver is told before the frames stop
     assert native.net.read_config()[6] == 0
     transmit.add([HEADER + frame(60)])
     transmit.kick()
