@@ -45,7 +45,7 @@ def passt(*options: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
                 if line.startswith("You can"):  # "... start qemu with:", as it listens now
                     break
             else:
-                pytest.skip(f"passt {' '.join(options)} does not run here: {said[0].strip()}")
+                pytest.skip(f"passt {' '.join(options)} does not run here: {''.join(said[:1])}")
             yield process, path
         finally:
             process.kill()

@@ -411,6 +411,17 @@ def test_a_pair_that_is_not_in_use_receives_nothing(make_net: MakeNet) -> None:
     assert not queues[4].collect()
 
 
+def test_what_waits_for_a_queue_goes_to_another_when_it_is_given_up(make_net: MakeNet) -> None:
+    net = make_net(pairs=2)
+    queues = net.guest.queues
+    assert queues[4].request([bytes([4, 0]) + b"\2\0"], [1]) == b"\0"
+    queues[3].request([WHOLE, ipv4(b"\0\1\0\2")])
+    net.buffers(200)
+    assert not net.link.give(ipv4(b"\0\1\0\2", swap=True))
+    assert queues[4].request([bytes([4, 0]) + b"\1\0"], [1]) == b"\0"
+    assert queues[0].wait()[0].data[12:] == ipv4(b"\0\1\0\2", swap=True)
+
+
 # ---- link and life ----
 
 
@@ -428,6 +439,22 @@ def test_a_driver_that_does_not_know_the_mtu_may_send_what_the_link_carries(
     net = make_net(mtu=1280)
     net.send(frame(1514))
     assert net.link.sent == [(WHOLE, frame(1514))]
+
+
+def test_a_driver_that_knows_the_mtu_gets_no_longer_frame(make_net: MakeNet) -> None:
+    net = make_net(FakeLink(ALL, mtu=1280))
+    net.buffers(*[2048] * 3)
+    assert net.link.give(frame(1280 + 23))
+    assert net.count("rx_dropped") == 1
+    to_be_cut = header(spec.HDR_F_NEEDS_CSUM, spec.GSO_TCPV4, 54, 1200, 34, 16)
+    for length, head in ((1280 + 22, WHOLE), (1800, to_be_cut)):
+        assert net.link.give(frame(length), head)
+        assert net.rx.wait()[0].data[12:] == frame(length)
+    net.guest.reset()
+    net.guest.start(RING)
+    net.buffers(2048)
+    assert net.link.give(frame(1280 + 23))
+    assert net.rx.wait()
 
 
 def test_the_driver_learns_of_a_pulled_cable(net: Network) -> None:
@@ -566,7 +593,7 @@ def test_whatever_a_queue_holds_is_answered_or_needs_a_reset(
     link.call(lambda: None)
     if index != RX and not guest.reset_wanted.is_set():
         queue.wait(len(chains)) if chains else None
-    assert all(len(data) <= 65557 for _, data in link.sent)
+    assert all(len(data) <= 65597 for _, data in link.sent)
     guest.reset()
     guest.start(RING)
     link.sent.clear()
