@@ -52,6 +52,8 @@ def test_the_guest_reaches_the_host_also_after_a_pause_and_a_reset(
         peer.sendall(b"from the host")
         device.worker.call(device.resume)
         assert driver.receive_data(PORTS, 13) == b"from the host"
+    assert driver.expect(spec.OP_SHUTDOWN, PORTS).flags == spec.SHUTDOWN_BOTH
+    driver.send(spec.OP_RST, PORTS)
     driver.guest.reset()
     again = VsockDriver(driver.guest)
     again.connect((PORTS[0], 1001))
