@@ -27,7 +27,7 @@ enum {
     SECOND = 1000000000 /* nanoseconds */
 };
 
-static const uint64_t BURST = 10000000; /* how much of its time a limited disk may catch up */
+static const uint64_t BURST = 20000000; /* how much of its time a limited disk may catch up */
 
 /* ---- lists; with the lock held ---- */
 

@@ -95,7 +95,7 @@ static void receive(struct pv_net *net)
     pv_queue_suppress(queue->ring);
     for (count = 0; count < BATCH && outcome == TAKEN; count++) {
         outcome = pv_receive(net, &thread->frames);
-        if (net->counters.rx_bytes - shown >= SHOWN) {
+        if (count == 0 || net->counters.rx_bytes - shown >= SHOWN) {
             show(net, queue);
             shown = net->counters.rx_bytes;
         }

@@ -29,13 +29,14 @@ MAX_PAIRS = 8  # of queues
 MTU_MIN, MTU_MAX = 68, 65535  # RFC 791 §3.2, and what 16 bits can say
 INTERFACE_NAME = 15  # <linux/if.h> IFNAMSIZ, without the 0 at its end
 ADDRESS_BYTES = 6
-OUR_FIRST_BYTE = b"\x02"  # of a MAC that is locally administered and unicast: IEEE 802 §8.4
+OUR_PREFIX = b"\x02\x00"  # of a MAC; 2 is locally administered, and one device's: IEEE 802 §8.4
 
 # The options after each kind, as in pyvmm/suboptions.py.
 COMMON = {"mac": "ADDRESS", "queues": "N", "mtu": "BYTES", "pcap": "FILE"}
 USER = {
     "forward": "tcp|udp:[HOST:]PORT:PORT",
     "restrict": "on|off",
+    "ipv6": "on|off",
     "subnet": "ADDRESS/BITS",
     "hostname": "NAME",
 }
@@ -80,10 +81,9 @@ class Network(Peripheral):
         """Its MAC."""
         if self.mac:
             return parse_mac(self.mac)
-        from hashlib import sha256
+        from binascii import crc32  # hashlib would cost a start 9 ms
 
-        name = f"{host.name}\0{self.name}".encode()
-        return OUR_FIRST_BYTE + sha256(name).digest()[: ADDRESS_BYTES - len(OUR_FIRST_BYTE)]
+        return OUR_PREFIX + crc32(f"{host.name}\0{self.name}".encode()).to_bytes(4, "big")
 
     def open(self, host: Host) -> VirtioDevice:
         """See Peripheral."""
@@ -127,12 +127,14 @@ class UserNet(Network):
     forward   ports of the host that lead to one of the guest: {2222: 22}, {"udp:0.0.0.0:5353": 53},
               or texts as the option's, in which HOST is 127.0.0.1 if not given
     restrict  the guest reaches nothing; it is reached where ports are forwarded
+    ipv6      whether there is IPv6, too
     subnet    its IPv4 network; 10.0.2.0/24 if not given
     hostname  the guest's, which DHCP tells it
     """
 
     forward: Mapping[int | str, int] | Sequence[str] = ()
     restrict: bool = False
+    ipv6: bool = True
     subnet: str = ""
     hostname: str = ""
 
@@ -159,6 +161,7 @@ class UserNet(Network):
 
         super().check()
         _check_bool("restrict", self.restrict)
+        _check_bool("ipv6", self.ipv6)
         _ = self.forwards, self._subnet
         check_hostname(self.hostname)
 
@@ -178,6 +181,7 @@ class UserNet(Network):
             mtu=self.mtu,
             forwards=self.forwards,
             restrict=self.restrict,
+            ipv6=self.ipv6,
             hostname=self.hostname,
         )
 

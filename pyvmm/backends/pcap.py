@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
-from pyvmm.backends.frame_spec import FRAME_MAX
 from pyvmm.errors import HostError
 from pyvmm.log import Log
 from pyvmm.loop import Loop
@@ -24,6 +23,7 @@ log = Log(__name__)
 FILE_HEADER = struct.Struct("=IHHIIII")
 MAGIC_NANOSECONDS = 0xA1B23C4D
 VERSION = 2, 4
+FRAME_MAX = 1 << 18  # what readers take; a frame that is to be cut up may have more than 65535
 LINKTYPE_ETHERNET = 1
 RECORD = struct.Struct("=IIII")  # §5: seconds, nanoseconds, bytes that follow, bytes of the frame
 NANOSECONDS = 10**9

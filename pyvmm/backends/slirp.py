@@ -8,6 +8,7 @@ as one descriptor.
 
 from __future__ import annotations
 
+import itertools
 import os
 import select
 import time
@@ -17,7 +18,7 @@ from contextlib import suppress
 from functools import partial
 
 from pyvmm.backends import slirp_spec as spec
-from pyvmm.backends.slirp_options import Forward, Subnet
+from pyvmm.backends.slirp_options import Forward, Subnet, parse_address
 from pyvmm.errors import HostError
 from pyvmm.log import Log
 from pyvmm.loop import Loop, Timer
@@ -26,11 +27,19 @@ from pyvmm.typed import Any, TypeAlias
 Buffer: TypeAlias = bytes | bytearray | memoryview
 log = Log(__name__)
 _handlers: list[Any] = []  # GLib's, for as long as the process lives
+_warnings = itertools.count()
 
 WHOLE = bytes(12)  # struct virtio_net_hdr (VIRTIO 1.2 §5.1.6) of a frame with nothing left to do
 KEPT_MAX = 4 << 20  # bytes of frames that wait for room in the guest; what is more is dropped
 COMPLAINTS_MAX = 16  # log lines about what the guest did wrong: it could cause any number
 MS = 1_000_000  # nanoseconds
+# SLIRP_POLL_ flags as epoll's events, and these as those.
+SWAP = [
+    events & ~(spec.POLL_OUT | spec.POLL_PRI)
+    | (events & spec.POLL_OUT) << 1
+    | (events & spec.POLL_PRI) >> 1
+    for events in range(spec.POLL_ALL + 1)
+]
 
 
 class Slirp:
@@ -46,13 +55,14 @@ class Slirp:
         mtu: int = 0,
         forwards: Sequence[Forward] = (),
         restrict: bool = False,
+        ipv6: bool = True,
         hostname: str = "",
     ) -> None:
         """`restrict` keeps the guest from everything but DHCP and what is forwarded to it.
 
-        `mtu` is the most bytes that a frame carries, 0 as many as can be; `hostname` is what DHCP
-        tells the guest that it is called. Raises HostError: there is no libslirp, or a port cannot
-        be listened on.
+        `mtu` is the most bytes that a frame carries, from 68 on, or 0 for as many as can be;
+        `hostname` is what DHCP tells the guest that it is called. Raises HostError: there is no
+        libslirp, or a port cannot be listened on.
         """
         self.mtu = min(mtu or spec.MTU, spec.MTU)
         self._ffi, self._lib = _load()
@@ -73,7 +83,7 @@ class Slirp:
         self._due = 0.0  # when it is
         self._inner_timers: dict[Any, _InnerTimer] = {}
         self._callbacks = self._make_callbacks()
-        self._slirp = self._make(subnet, restrict, hostname)
+        self._slirp = self._make(subnet, restrict, ipv6, hostname)
         try:
             for forward in forwards:
                 self._forward(forward, subnet)
@@ -143,7 +153,7 @@ class Slirp:
         ]
         return self._ffi.new("SlirpCb *", self._kept_alive)
 
-    def _make(self, subnet: Subnet, restrict: bool, hostname: str) -> Any:
+    def _make(self, subnet: Subnet, restrict: bool, ipv6: bool, hostname: str) -> Any:
         name = self._ffi.new("char[]", hostname.encode()) if hostname else self._ffi.NULL
         config = {
             "version": spec.CONFIG_VERSION,
@@ -154,7 +164,7 @@ class Slirp:
             "vhost": _in_addr(subnet.address(spec.HOST)),
             "vnameserver": _in_addr(subnet.address(spec.NAME_SERVER)),
             "vdhcp_start": _in_addr(subnet.address(spec.FIRST_GUEST)),
-            "in6_enabled": True,
+            "in6_enabled": ipv6,
             "vprefix_addr6": _in6_addr(0),
             "vprefix_len": spec.PREFIX6_BITS,
             "vhost6": _in6_addr(spec.HOST),
@@ -171,10 +181,10 @@ class Slirp:
         flags = spec.FORWARD_UDP if forward.protocol == "udp" else 0
         if ":" in forward.host:
             flags |= spec.FORWARD_IPV6_ONLY
-            address = "::"  # libslirp finds out which the guest has
+            address = bytes(16)  # libslirp finds out which the guest has
         else:
-            address = ".".join(map(str, subnet.address(spec.FIRST_GUEST)))
-        host = _sockaddr(forward.host, forward.port)
+            address = subnet.address(spec.FIRST_GUEST)
+        host = _sockaddr(parse_address(forward.host), forward.port)
         guest = _sockaddr(address, forward.guest_port)
         if self._lib.slirp_add_hostxfwd(self._slirp, host, len(host), guest, len(guest), flags):
             raise HostError(
@@ -199,11 +209,9 @@ class Slirp:
         while self._kept and not self._stalled:
             if self._offer(self._kept[0]):
                 self._kept_size -= len(self._kept.popleft())
-        for timer in [*self._inner_timers.values()]:
-            timer.run()
         # While the guest has no room what comes for it is left in the sockets.
         ready = () if self._stalled else self._epoll.poll(0)
-        self._ready = {fd: _swap(events) for fd, events in ready}
+        self._ready = {fd: SWAP[events] for fd, events in ready}
         self._lib.slirp_pollfds_poll(self._slirp, False, self._get_revents, self._ffi.NULL)
         self._wanted = {}
         self._timeout[0] = spec.TIMEOUT_NONE
@@ -219,19 +227,15 @@ class Slirp:
             self._forget(fd, None)
         for fd, events in self._wanted.items():
             if fd not in self._watched:
-                self._epoll.register(fd, _swap(events))
+                self._epoll.register(fd, SWAP[events])
             elif self._watched[fd] != events:
-                self._epoll.modify(fd, _swap(events))
+                self._epoll.modify(fd, SWAP[events])
         self._watched = self._wanted
 
     def _set_timer(self) -> None:
         """Poll when libslirp needs it; a timer that is due before does no harm."""
         assert self._loop is not None
-        now = self._loop.now()
-        due = min(
-            [now + self._timeout[0] / 1000]
-            + [timer.expiry / 1000 for timer in self._inner_timers.values() if timer.expiry]
-        )
+        due = self._loop.now() + self._timeout[0] / 1000
         if self._timer is None or due < self._due:
             if self._timer is not None:
                 self._timer.cancel()
@@ -240,6 +244,8 @@ class Slirp:
 
     def _expired(self) -> None:
         self._timer = None
+        for timer in [*self._inner_timers.values()]:
+            timer.run()
         self._poll()
 
     def _offer(self, frame: bytes | memoryview) -> bool:
@@ -279,9 +285,7 @@ class Slirp:
     def _complain(self, message: Any, _: Any) -> None:
         self._complaints += 1
         if self._complaints <= COMPLAINTS_MAX:
-            log.warning(
-                "the guest did wrong: %s", self._ffi.string(message).decode(errors="replace")
-            )
+            log.warning("the guest: %s", self._ffi.string(message).decode(errors="replace"))
 
     def _timer_new(self, function: Any, argument: Any, _: Any) -> Any:
         timer = _InnerTimer(function, argument)
@@ -312,8 +316,10 @@ class _InnerTimer:
 
 def _load() -> tuple[Any, Any]:
     """cffi and libslirp, loaded once. Raises HostError."""
-    from pyvmm.backends._libslirp import ffi
-
+    try:
+        from pyvmm.backends._libslirp import ffi
+    except ImportError:
+        raise HostError("pyvmm's part for libslirp is not built; run `make build`") from None
     try:
         lib = ffi.dlopen(spec.LIBRARY)
     except OSError as error:
@@ -334,15 +340,9 @@ def _load() -> tuple[Any, Any]:
 
 
 def _log(ffi: Any, domain: Any, level: int, message: Any, data: Any) -> None:
-    """Log a message of libslirp's own. Any thread."""
-    text = ffi.string(message).decode(errors="replace")
-    (log.debug if level > spec.LOG_WARNING else log.warning)("%s", text)
-
-
-def _swap(events: int) -> int:
-    """SLIRP_POLL_ flags as epoll's events, or these as those."""
-    same = events & spec.POLL_ALL & ~(spec.POLL_OUT | spec.POLL_PRI)
-    return same | (events & spec.POLL_OUT) << 1 | (events & spec.POLL_PRI) >> 1
+    """Log a warning of libslirp's own, unless there have been enough. Any thread."""
+    if level <= spec.LOG_WARNING and next(_warnings) < COMPLAINTS_MAX:
+        log.warning("libslirp: %s", ffi.string(message).decode(errors="replace"))
 
 
 def _in_addr(address: bytes) -> int:
@@ -355,12 +355,8 @@ def _in6_addr(host: int) -> dict[str, Any]:
     return {"words": list(memoryview(spec.PREFIX6[:-1] + bytes([host])).cast("I"))}
 
 
-def _sockaddr(address: str, port: int) -> bytes:
-    """A struct sockaddr_in or sockaddr_in6 (ip(7), ipv6(7))."""
-    import socket
-    import struct
-
-    if ":" in address:
-        packed = socket.inet_pton(socket.AF_INET6, address)
-        return struct.pack("=HHI16sI", socket.AF_INET6, socket.htons(port), 0, packed, 0)
-    return struct.pack("=HH4s8x", socket.AF_INET, socket.htons(port), socket.inet_aton(address))
+def _sockaddr(address: bytes, port: int) -> bytes:
+    """A struct sockaddr_in or sockaddr_in6."""
+    if len(address) == 4:
+        return spec.SOCKADDR_IN.pack(spec.AF_INET, port.to_bytes(2, "big"), address)
+    return spec.SOCKADDR_IN6.pack(spec.AF_INET6, port.to_bytes(2, "big"), 0, address, 0)

@@ -36,12 +36,26 @@ class Subnet(Value):
         return (int.from_bytes(self.base, "big") + offset).to_bytes(4, "big")
 
 
+def parse_address(text: str) -> bytes:
+    """An IPv4 address, or an IPv6 one. Raises ValueError."""
+    if ":" in text:
+        import socket  # costs a start-up 5 ms, and few want it
+
+        try:
+            return socket.inet_pton(socket.AF_INET6, text)
+        except OSError:
+            raise ValueError(text) from None
+    parts = text.split(".")
+    if len(parts) != 4 or not all(part.isascii() and part.isdigit() for part in parts):
+        raise ValueError(text)
+    return bytes(map(int, parts))
+
+
 def parse_subnet(text: str) -> Subnet:
     """`ADDRESS/BITS`, an IPv4 network with room for what there must be. Raises UsageError."""
     address, _, bits = text.partition("/")
     try:
-        base = bytes(int(part) for part in address.split("."))
-        prefix = int(bits)
+        base, prefix = parse_address(address), int(bits)
     except ValueError:
         base, prefix = b"", 0
     if len(base) != 4 or not spec.PREFIX_MIN <= prefix <= spec.PREFIX_MAX:
@@ -57,19 +71,21 @@ def parse_subnet(text: str) -> Subnet:
 
 def parse_forward(text: str) -> Forward:
     """`tcp|udp:[HOST:]PORT:PORT`, in which an IPv6 HOST stands in []. Raises UsageError."""
-    import socket
-
     protocol, _, rest = text.partition(":")
     host, port, guest_port = ["", "", *rest.rsplit(":", 2)][-3:]
-    host, family = host or LOOPBACK, socket.AF_INET
-    if host[0] == "[" and host[-1] == "]":
-        host, family = host[1:-1], socket.AF_INET6
+    host = host or LOOPBACK
+    bracketed = host[0] == "[" and host[-1] == "]"
+    host = host[1:-1] if bracketed else host
     ports = [int(one) for one in (port, guest_port) if one.isascii() and one.isdigit()]
     try:
-        socket.inet_pton(family, host)
-    except (OSError, ValueError):
-        ports = []
-    if protocol not in PROTOCOLS or [0 < one <= PORT_MAX for one in ports] != [True, True]:
+        size = len(parse_address(host))
+    except ValueError:
+        size = 0
+    if (
+        protocol not in PROTOCOLS
+        or size != (16 if bracketed else 4)
+        or [0 < one <= PORT_MAX for one in ports] != [True, True]
+    ):
         raise UsageError(
             "forward must be tcp|udp:[HOST:]PORT:PORT with a numeric HOST and ports from 1 to "
             f"{PORT_MAX}, not {text!r}"

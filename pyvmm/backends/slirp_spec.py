@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+
 LIBRARY = "libslirp.so.0"
 PACKAGE = "libslirp0"  # Debian's
 VERSION_MIN = "4.5"  # the first with slirp_add_hostxfwd
@@ -16,6 +18,11 @@ FORWARD_UDP = 1  # SLIRP_HOSTFWD_UDP
 FORWARD_IPV6_ONLY = 2  # SLIRP_HOSTFWD_V6ONLY
 MTU = 65520  # bytes, at most: less than src/if.h's IF_MTU_MAX, and a multiple of 8 as fragments are
 HOSTNAME_MAX = 32  # bytes; src/slirp.h, Slirp.client_hostname
+
+# <linux/in.h>, <linux/in6.h>; ports and addresses have the network's byte order.
+AF_INET, AF_INET6 = 2, 10  # <linux/socket.h>
+SOCKADDR_IN = struct.Struct("=H2s4s8x")  # family, port, address
+SOCKADDR_IN6 = struct.Struct("=H2sI16sI")  # family, port, flow, address, scope
 
 # GLib: gmessages.h
 LOG_DOMAIN = b"Slirp"

@@ -50,7 +50,7 @@ class Stream:
             try:
                 self._peer = _connect(path)
             except OSError as error:
-                reason = f"{path} must be listened on: {error.strerror or error}"
+                reason = f"A peer must listen at {path}: {error.strerror or error}"
                 if not reconnect:
                     raise HostError(reason) from error
                 log.warning("%s; trying again every %g s", reason, reconnect)

@@ -57,6 +57,8 @@ class Tap:
             interface.set_up(self.name)
             self._resources = stack.pop_all()
         self.up = True
+        self.set_filter((), False)  # an existing tap has what another program has left
+        self._checksums = False
         self._attached = queues
         self._loop: Loop | None = None
         self._receive: Callable[[Sequence[Buffer]], bool]
@@ -67,13 +69,18 @@ class Tap:
     def close(self) -> None:
         """Release it; not moving frames before is no error."""
         self._unwatch()
+        self.set_filter((), False)
+        self.set_offloads(0)
         self._resources.close()
 
     # ---- what the device negotiates ----
 
     def set_offloads(self, features: int) -> None:
         """Hand over only what a driver that has accepted `features` understands."""
+        self._checksums = bool(features & spec.F_GUEST_CSUM)
         offloads = sum(tun for bit, tun in spec.OFFLOADS.items() if features & bit)
+        if offloads & spec.TUN_F_USO != spec.TUN_F_USO:  # Linux refuses to do one without the other
+            offloads &= ~spec.TUN_F_USO
         with suppress(OSError):  # the interface is gone
             fcntl.ioctl(self.fds[0], spec.TUNSETOFFLOAD, offloads)
 
@@ -145,6 +152,8 @@ class Tap:
                 self.up = False
                 self._changed()
                 return
+            if not self._checksums:  # the kernel says of frames that it has checked them, even so
+                self._buffer[spec.HEADER_FLAGS] = 0
             frame = self._buffer[: spec.HEADER_SIZE], self._buffer[spec.HEADER_SIZE : length]
             if not self._receive(frame):
                 self._waiting = frame

@@ -28,6 +28,7 @@ TUN_F_TSO_ECN = 0x08
 TUN_F_UFO = 0x10
 TUN_F_USO4 = 0x20  # and the next: since Linux 6.2
 TUN_F_USO6 = 0x40
+TUN_F_USO = TUN_F_USO4 | TUN_F_USO6
 
 FILTER = struct.Struct("<HH")  # struct tun_filter: flags, how many addresses follow
 FLT_ALLMULTI = 1
@@ -78,5 +79,6 @@ USO = F_GUEST_USO4 | F_GUEST_USO6 | F_HOST_USO
 HOST_OFFLOADS = F_CSUM | F_HOST_TSO4 | F_HOST_TSO6 | F_HOST_ECN | F_HOST_UFO | F_HOST_USO
 
 HEADER_SIZE = 12  # struct virtio_net_hdr_mrg_rxbuf, before every frame (§5.1.6)
+HEADER_FLAGS = 0  # the offset of `flags`
 LINK_OVERHEAD = 18  # an Ethernet header and a VLAN tag
 FRAME_MAX = HEADER_SIZE + LINK_OVERHEAD + 65536  # GSO_LEGACY_MAX_SIZE of <linux/netdevice.h>

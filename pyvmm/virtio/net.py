@@ -18,7 +18,7 @@ from pyvmm.virtio import virtio_spec
 from pyvmm.virtio.chain import Chain, take
 from pyvmm.virtio.device import Transport, VirtioDevice, ring_doorbell
 from pyvmm.virtio.net_control import Control
-from pyvmm.virtio.net_frame import BadFrame, Buffer, check, consistent, flow
+from pyvmm.virtio.net_frame import OVERHEAD, BadFrame, Buffer, check, consistent, flow
 from pyvmm.virtio.virtqueue import QueueError, Ring, Virtqueue
 
 log = Log(__name__)
@@ -144,6 +144,7 @@ class Net(VirtioDevice):
     def set_pairs(self, pairs: int) -> None:
         """See net_control.Owner."""
         self._flows.clear()
+        self._wake()  # what waits for a queue's room may go to another now
 
     def set_offloads(self, offloads: int) -> None:
         """See net_control.Owner."""
@@ -198,7 +199,7 @@ class Net(VirtioDevice):
             self._refused = True
             return False
         queue = self._receive_queue(frame[1])
-        if queue is None or not self.control.link_up:
+        if queue is None or not self.control.link_up or self._exceeds_mtu(frame):
             self.statistics["rx_dropped"] += 1
             return True
         if not self.control.filter.passes(frame[1]):
@@ -210,8 +211,14 @@ class Net(VirtioDevice):
             self.fail(error)
             return True
 
+    def _exceeds_mtu(self, frame: Sequence[Buffer]) -> bool:
+        """Whether a frame is longer than the driver may be given (§5.1.4.1)."""
+        if not self.negotiated & spec.F_MTU or frame[0][spec.GSO_TYPE] not in spec.GSO_WHOLE:
+            return False
+        return sum(map(len, frame[1:])) > self.control.mtu + OVERHEAD
+
     def _receive_queue(self, frame: Buffer) -> Virtqueue | None:
-        """The queue of the pair by which the driver sends to this frame's sender (§5.1.6.5.5)."""
+        """The queue of the pair by which the driver sends to this frame's sender (§5.1.6.5.6)."""
         pair = self._flows.get(flow(frame), 0) if self.control.pairs > 1 else 0
         return self.queues.get(spec.queue_indices(pair)[0])
 
@@ -256,12 +263,13 @@ class Net(VirtioDevice):
 
     @staticmethod
     def _write(chains: Sequence[Chain], frame: Sequence[Buffer]) -> None:
-        header = memoryview(bytearray(frame[0]))
+        header = bytearray(frame[0])
         header[spec.NUM_BUFFERS :] = spec.U16.pack(len(chains))
-        rest = [header, *(memoryview(part) for part in frame[1:])]
+        chains[0].write(header)
+        data = memoryview(frame[1] if len(frame) == 2 else b"".join(frame[1:]))
+        done = 0
         for chain in chains:
-            for part in take(rest, sum(map(len, chain.writable))):
-                chain.write(part)
+            done += chain.write(data[done:])
 
     def _wake(self) -> None:
         """Have the link offer again what was refused."""
@@ -297,7 +305,7 @@ class Net(VirtioDevice):
         header = b"".join(take(data, spec.HEADER.size))
         length = sum(map(len, data))
         try:
-            header = check(header, length, self.negotiated, self.control.mtu)
+            header = check(header, length, self.negotiated, self.link.mtu)
         except BadFrame as error:
             self.statistics["tx_invalid"] += 1
             self.complain(f"sent a frame that {error}")

@@ -91,10 +91,8 @@ class Control:
     def answer(self, chain: Chain) -> None:
         """Carry out one command. Raises QueueError if it has no room for an answer."""
         command = chain.read(COMMAND_MAX)
-        understood = (
-            not chain.readable
-            and len(command) >= spec.COMMAND.size
-            and self._carry_out(command[0], command[1], command[spec.COMMAND.size :])
+        understood = len(command) >= spec.COMMAND.size and self._carry_out(
+            command[0], command[1], command[spec.COMMAND.size :]
         )
         if not chain.write(bytes([spec.ACK_OK if understood else spec.ACK_ERR])):
             raise QueueError("a command must have a byte for its answer (§5.1.6.5)")

@@ -75,7 +75,7 @@ PAIRS_MAX = 0x8000  # §5.1.4.1
 # §5.1.6 struct virtio_net_hdr: u8 flags, u8 gso_type, le16 hdr_len, gso_size, csum_start,
 # csum_offset, num_buffers.
 HEADER = struct.Struct("<BBHHHHH")
-NUM_BUFFERS = 10  # the offset of `num_buffers`
+GSO_TYPE, NUM_BUFFERS = 1, 10  # the offsets of `gso_type` and `num_buffers`
 HDR_F_NEEDS_CSUM = 1
 GSO_NONE = 0
 GSO_TCPV4 = 1
@@ -83,6 +83,7 @@ GSO_UDP = 3
 GSO_TCPV6 = 4
 GSO_UDP_L4 = 5
 GSO_ECN = 0x80
+GSO_WHOLE = GSO_NONE, GSO_ECN  # of a frame that is not to be cut up: §5.1.4.1
 GSO_FEATURES = {  # what a driver must have accepted to send such a frame
     GSO_TCPV4: F_HOST_TSO4,
     GSO_UDP: F_HOST_UFO,
@@ -132,7 +133,7 @@ VLANS = 1 << 12
 MULTICAST = 1  # of an address's first byte
 BROADCAST = b"\xff" * ADDRESS_SIZE
 TAGS_MAX = 2  # of a frame: 802.1ad
-GSO_MAX = 65535  # bytes of a packet that is to be cut up, without its Ethernet header
+GSO_MAX = 40 + 65535  # bytes of a packet that is to be cut up: IPv6's header and most payload
 # Where what two directions of a flow have in common is: both addresses and both ports, of IPv4
 # (RFC 791 §3.1) without options and of IPv6 (RFC 8200 §3) without extensions.
 IPV4_FLOW = slice(26, 38)

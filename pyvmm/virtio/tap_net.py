@@ -65,7 +65,7 @@ class Mover(Protocol):
         """Stop, and give the queues up."""
 
     def inspect(self) -> dict[str, int]:
-        """What was done since it was made."""
+        """What was done since it was made, under the names of Net.statistics among others."""
 
 
 class TapNet(Net):
@@ -87,12 +87,12 @@ class TapNet(Net):
 
         See Net for the others.
         """
+        self._mover: Mover | None = None
         super().__init__(name, link, mac, pairs=pairs, mtu=mtu)
         self.vhosts = tuple(vhosts)
         for vhost in self.vhosts:
             self.features &= ~QUEUE_FEATURES | vhost.features
         self._moved = bool(self.vhosts) or fastpath.enabled()
-        self._mover: Mover | None = None
         self._moving = False
 
     def _open(self) -> None:
@@ -106,10 +106,18 @@ class TapNet(Net):
         for vhost in self.vhosts:
             vhost.close()
 
-    def inspect(self) -> dict[str, int]:
-        """What is known of the frames that were moved. Any thread."""
+    @property
+    def statistics(self) -> dict[str, int]:
+        """See Net; vhost-net does not count. Any thread."""
         mover = self._mover
-        return mover.inspect() if mover is not None else dict(self.statistics)
+        if mover is None:
+            return self._counts
+        moved = mover.inspect()
+        return {name: count + moved.get(name, 0) for name, count in self._counts.items()}
+
+    @statistics.setter
+    def statistics(self, counts: dict[str, int]) -> None:
+        self._counts = counts
 
     # ---- life ----
 
@@ -121,8 +129,9 @@ class TapNet(Net):
             self._mover = self._make_mover()
             self.link.attach(self.control.pairs)
             self._set_filter()
-        control = self.queues.get(self.control.index or 0)
-        if control is not None and self.control.index:
+        index = self.control.index
+        if index is not None and index in self.queues:
+            control = self.queues[index]
             self.worker.loop.watch(control.ring.doorbell, partial(self._rung, control))
             ring_doorbell(control)
         self._move(self.control.link_up)
@@ -145,8 +154,9 @@ class TapNet(Net):
     def _stop(self) -> None:
         super()._stop()
         if self._mover is not None:
-            self._mover.close()
+            mover, self._counts = self._mover, self.statistics
             self._mover = None
+            mover.close()
 
     def _move(self, wanted: bool) -> None:
         """Have the frames moved or not."""

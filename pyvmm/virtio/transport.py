@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import threading
+from contextlib import suppress
 from functools import partial
 
 from pyvmm.bus import Device
@@ -146,7 +147,7 @@ class RegisterTransport(Device):
         if value & ~old & spec.STATUS_FEATURES_OK and not self._features_acceptable():
             value &= ~spec.STATUS_FEATURES_OK
         self._status = value
-        self.update()
+        self._update()
 
     def _features_acceptable(self) -> bool:
         accepted = self._driver_features
@@ -160,9 +161,9 @@ class RegisterTransport(Device):
     def allow_dma(self, allowed: bool) -> None:
         """Let the device reach memory, or not; it starts out with that right."""
         self._may_dma = allowed
-        self.update()
+        self._update()
 
-    def update(self) -> None:
+    def _update(self) -> None:
         """Let the device work if it is to."""
         running = bool(self._status & spec.STATUS_DRIVER_OK) and self._may_dma
         if running == self._serving:
@@ -196,6 +197,8 @@ class RegisterTransport(Device):
             self.device.worker.call(partial(self.device.activate, self._driver_features, rings))
         except HostError as error:
             log.warning("%s: %s", self.name, error)
+            with suppress(HostError):  # it has not even a thread
+                self.device.worker.call(self.device.deactivate)
             self._active = False
             self.needs_reset()
 

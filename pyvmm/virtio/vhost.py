@@ -89,5 +89,10 @@ class Vhost:
         return int(spec.VRING_STATE.unpack(answer)[1])
 
 
+def usable(path: str) -> bool:
+    """Whether the device `path` can be opened. Any thread."""
+    return os.access(path, os.R_OK | os.W_OK)
+
+
 def _address(view: memoryview) -> int:
     return int(ffi.cast("uintptr_t", ffi.from_buffer(view)))

@@ -14,7 +14,7 @@ HEADER = bytes(12)  # struct virtio_net_hdr
 MAC = bytes.fromhex("525400123456")
 BROADCAST = b"\xff" * 6
 ARP, IPV4, IPV6 = 0x0806, 0x0800, 0x86DD
-ICMP, TCP, UDP, ICMPV6 = 1, 6, 17, 58
+TCP, UDP, ICMPV6 = 6, 17, 58
 FIN, SYN, RST, PSH, ACK = 1, 2, 4, 8, 16
 WINDOW = 65535
 
@@ -111,11 +111,11 @@ class EthernetGuest:
         self.arrived: queue.Queue[bytes] = queue.Queue()
         self.early: list[Packet] = []  # that nobody has asked for yet
         self.worker = Worker("guest")
-        self.sending = False
+        self.calling = False
         self.worker.call(lambda: link.open(self.worker.loop, self._receive, lambda: None))
 
     def _receive(self, frame: Sequence[bytes | memoryview]) -> bool:
-        assert not self.sending, "receive must not be called by send"
+        assert not self.calling, "receive must not be called by send or wake"
         assert bytes(frame[0]) == HEADER
         if self.room is not None:
             if self.room == 0:
@@ -128,22 +128,24 @@ class EthernetGuest:
         """Send frames in one go, each in two pieces as a driver's may be."""
 
         def send() -> None:
-            self.sending = True
+            self.calling = True
             for frame in frames:
                 self.link.send((HEADER, memoryview(frame)[:14], memoryview(frame)[14:]))
-            self.sending = False
+            self.calling = False
 
         self.worker.call(send)
 
     def make_room(self, frames: int | None) -> None:
         def wake() -> None:
             self.room = frames
+            self.calling = True
             self.link.wake()
+            self.calling = False
 
         self.worker.call(wake)
 
     def expect(self, wanted: Callable[[Packet], bool]) -> Packet:
-        """The next packet that is wanted; ARP and neighbour requests are answered meanwhile."""
+        """The next packet that is wanted; ARP requests are answered meanwhile."""
         for index, packet in enumerate(self.early):
             if wanted(packet):
                 return self.early.pop(index)
@@ -163,11 +165,6 @@ class EthernetGuest:
         )
         if target == self.address:
             self.send(arp(2, self.address, sender, sender_mac))
-
-    def nothing_arrives_before(self, frame: bytes, wanted: Callable[[Packet], bool]) -> bool:
-        """Whether the answer to `frame` is the next that comes."""
-        self.send(frame)
-        return wanted(Packet(self.arrived.get(timeout=PATIENCE)))
 
     def close(self) -> None:
         self.worker.call(self.link.close)

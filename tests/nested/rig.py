@@ -32,6 +32,7 @@ CHUNK = 1 << 16
 CPUS, MEMORY_MIB = 2, 4096
 START_TIMEOUT = 180.0  # seconds; it takes eight on an idle machine
 STOP_TIMEOUT = 30.0
+DIAGNOSIS_SECONDS = 20.0  # for a machine that hangs to say where
 APPEND = "console=ttyS0 panic=-1 reboot=t quiet mitigations=off loglevel=1"
 
 
@@ -60,6 +61,13 @@ class Process:
         """Let it read the end of its input."""
         self._host.send(Kind.INPUT, self._number)
 
+    def _ask_why(self) -> None:
+        """A machine that is sent SIGQUIT says where it hangs; others end."""
+        if self.status is None:
+            self.send_signal(signal.SIGQUIT)
+            with self._changed:
+                self._changed.wait_for(lambda: self.status is not None, DIAGNOSIS_SECONDS)
+
     def send_signal(self, number: int) -> None:
         """Send a signal to it and its children."""
         self._host.send(Kind.SIGNAL, self._number, json.dumps(int(number)).encode())
@@ -77,7 +85,8 @@ class Process:
                 if self.status is not None or not self._changed.wait(max(left, 0)):
                     break
         ended = "" if self.status is None else f", it ended with {self.status}"
-        seen = self.output[-4000:].decode(errors="replace")
+        self._ask_why()
+        seen = self.output[-8000:].decode(errors="replace")
         raise NestedHostError(
             f"{pattern!r} did not appear in {timeout:g} s{ended}; at last:\n{seen}"
         )
@@ -196,9 +205,10 @@ class NestedHost:
                     self._processes[number].take(kind, payload)
         self._alive = False
         self._ready.set()  # it will never be
+        console = self._console.read_bytes()[-4000:] if self._console.exists() else b""
         for process in self._processes.values():
             if process.status is None:
-                process.take(Kind.OUTPUT, b"\n(the nested host is gone)\n")
+                process.take(Kind.OUTPUT, b"\n(the nested host is gone; its console:)\n" + console)
                 process.take(Kind.EXIT, b"-9")
 
 

@@ -24,7 +24,7 @@ from tests.fakes.link import FakeLink
 
 RX, TX = 0, 1
 MAC = bytes.fromhex("525400000001")
-HEADER = struct.pack("=IHHIIII", 0xA1B23C4D, 2, 4, 0, 0, 65557, 1)
+HEADER = struct.pack("=IHHIIII", 0xA1B23C4D, 2, 4, 0, 0, 1 << 18, 1)
 
 
 def frame(length: int = 60) -> bytes:

@@ -6,7 +6,7 @@ import os
 import socket
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 import pytest
@@ -17,6 +17,7 @@ from pyvmm.backends import slirp, slirp_spec
 from pyvmm.backends.slirp import Slirp
 from pyvmm.backends.slirp_options import Forward, parse_subnet
 from pyvmm.errors import HostError
+from pyvmm.loop import Timer
 from pyvmm.net_config import UserNet
 from pyvmm.peripherals import Host
 from tests.fakes.driver import Guest
@@ -158,18 +159,29 @@ def test_a_router_is_advertised_with_its_prefix(guest: EthernetGuest) -> None:
     assert ip6("fec0::") in answer.payload
 
 
+def test_without_ipv6_no_router_answers(guests: Guests) -> None:
+    guest = guests.make(ipv6=False)
+    guest.send(SOLICITATION, arp(1, guest.address, HOST))
+    assert Packet(guest.arrived.get(timeout=PATIENCE)).kind == ARP
+
+
 # ---- UDP ----
 
 
-def test_a_datagram_reaches_the_host_and_its_answer_the_guest(guest: EthernetGuest) -> None:
-    with server(socket.SOCK_DGRAM) as echo:
-        port = echo.getsockname()[1]
-        guest.send(udp(guest.address, 5000, HOST, port, b"ping"))
-        data, sender = echo.recvfrom(100)
-        echo.sendto(data[::-1], sender)
+@pytest.mark.parametrize("size", [1, 1472, 65492])  # the last fills the largest frame
+def test_a_datagram_reaches_the_host_and_its_answer_the_guest(
+    guest: EthernetGuest, size: int
+) -> None:
+    question, reply = os.urandom(size), os.urandom(size)
+    with server(socket.SOCK_DGRAM) as host:
+        port = host.getsockname()[1]
+        guest.send(udp(guest.address, 5000, HOST, port, question))
+        data, sender = host.recvfrom(1 << 16)
+        assert data == question
+        host.sendto(reply, sender)
         answer = guest.expect(lambda packet: packet.protocol == UDP)
     assert (answer.source, answer.source_port, answer.port) == (HOST, port, 5000)
-    assert answer.payload[8:] == b"gnip"
+    assert answer.payload[8:] == reply
 
 
 def test_a_forwarded_datagram_reaches_the_guest_and_its_answer_the_host(guests: Guests) -> None:
@@ -253,6 +265,20 @@ def test_a_forwarded_connection_carries_both_ways(guests: Guests) -> None:
     connection.finish()
     thread.join()
     assert received == [back]
+
+
+def test_libslirp_gets_time_earlier_once_there_is_a_connection(guest: EthernetGuest) -> None:
+    loop, waits = guest.worker.loop, []
+    call_at = loop.call_at
+
+    def record(when: float, callback: Callable[[], object]) -> Timer:
+        waits.append(when - loop.now())
+        return call_at(when, callback)
+
+    loop.call_at = record
+    with server() as listener:
+        Connection.connect(guest, HOST, listener.getsockname()[1], mss=1460)
+    assert any(0 < wait <= 0.499 for wait in waits)  # src/slirp.c, TIMEOUT_SLOW
 
 
 def test_a_connection_that_the_host_refuses_is_reset(guest: EthernetGuest) -> None:
@@ -374,6 +400,19 @@ frames = st.one_of(
         st.sampled_from([ip4("10.0.2.15"), bytes(4), b"\xff" * 4, HOST]),
         st.sampled_from([HOST, NAME_SERVER, ip4("10.0.2.77"), b"\xff" * 4, ip4("224.0.0.1")]),
         st.binary(max_size=200),
+    ),
+    st.builds(  # to what libslirp answers itself: DHCP, TFTP
+        udp,
+        st.sampled_from([ip4("10.0.2.15"), bytes(4), ip4("192.0.2.1")]),
+        st.integers(0, 0xFFFF),
+        st.sampled_from([HOST, b"\xff" * 4]),
+        st.sampled_from([67, 69]),
+        st.binary(max_size=600),
+    ),
+    st.builds(
+        lambda payload, port: udp(OWN6, 546, ip6("ff02::1:2"), port, payload),
+        st.binary(max_size=200),
+        st.sampled_from([69, 547]),  # TFTP, DHCPv6
     ),
     st.builds(
         lambda payload, target: icmpv6(ip6("fec0::15"), ip6(target), payload),

@@ -52,4 +52,6 @@ def test_the_facts_are_the_headers(tmp_path: Path) -> None:
     names += ["SLIRP_HOSTFWD_UDP", "SLIRP_HOSTFWD_V6ONLY"]
     facts = [spec.POLL_OUT, spec.POLL_PRI, (spec.POLL_ALL + 1) >> 1, spec.CONFIG_VERSION]
     facts += [spec.FORWARD_UDP, spec.FORWARD_IPV6_ONLY]
+    names += ["AF_INET", "AF_INET6", "sizeof(struct sockaddr_in)", "sizeof(struct sockaddr_in6)"]
+    facts += [spec.AF_INET, spec.AF_INET6, spec.SOCKADDR_IN.size, spec.SOCKADDR_IN6.size]
     assert compiled(tmp_path, names) == facts

@@ -145,6 +145,20 @@ def test_the_filter_is_the_kernels() -> None:
     tap.close()
 
 
+def test_a_tap_is_left_as_others_expect_it() -> None:
+    ip("tuntap add tap0 mode tap")
+    tap = Tap("tap0")
+    tap.set_filter([MAC], False)
+    tap.set_offloads(tap.offloads)
+    tap.close()
+    tap = Tap("tap0")
+    assert not checksum_is_left(tap)
+    with packets("tap0") as host:
+        host.send(FRAME)
+    assert os.readv(tap.fds[0], [bytearray(2048)]) == len(HEADER + FRAME)
+    tap.close()
+
+
 def test_the_carrier_is_what_the_host_sees() -> None:
     tap = Tap("tap0")
     tap.set_carrier(False)
@@ -172,6 +186,8 @@ def test_only_negotiated_offloads_are_used() -> None:
     assert checksum_is_left(tap)
     tap.set_offloads(0)
     assert not checksum_is_left(tap)
+    tap.set_offloads(tap.offloads & ~tap_spec.F_GUEST_USO6)
+    assert checksum_is_left(tap)
     tap.close()
 
 
@@ -298,6 +314,8 @@ def test_no_right_says_what_to_do() -> None:
     )
     ip("tuntap add tap1 mode tap user 65534")
     assert "root can: ip link set tap1 up" in without_rights("tap1")
+    ip("link set tap1 up")
+    assert without_rights("tap1") == ""
 
 
 def test_the_header_is_of_twelve_bytes() -> None:

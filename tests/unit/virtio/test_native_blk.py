@@ -77,6 +77,12 @@ class Rig:
         assert self.blk._native is not None
         return self.blk._native.inspect()
 
+    @property
+    def in_flight(self) -> int:
+        """How much of queue 0 was taken by C and is not answered."""
+        assert self.blk._native is not None
+        return int(self.blk._native._queues[0]._native.in_flight)
+
     def replace_file(self, path: str, flags: int) -> None:
         """Have the disk's descriptor be another file."""
         other = os.open(path, flags)
@@ -388,6 +394,7 @@ def test_a_quiesced_disk_leaves_memory_alone_and_loses_nothing(
     for round_ in range(30):
         fill(queue, 16)
         rig.blk.worker.call(rig.blk.quiesce)
+        assert rig.in_flight == 0
         before = rig.guest.memory.read(MIB, 64 * 1024)
         if round_ % 2:  # what is rung for meanwhile is seen later
             fill(queue, 4)

@@ -2,69 +2,31 @@
 
 from __future__ import annotations
 
-import os
 import random
 import select
 import socket
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 
 import pytest
 
-from pyvmm.backends import tap_spec
 from pyvmm.backends.tap import Tap
 from pyvmm.layout import MIB
 from pyvmm.virtio import net_spec as spec
 from pyvmm.virtio import virtio_spec
 from pyvmm.virtio.tap_net import TapNet
 from tests.fakes.driver import PACKED, PATIENCE, SPLIT, Driver, Guest
+from tests.fakes.netns import network_namespace
+from tests.fakes.tap import HELD_BACK, SocketTap
 
 MAC = bytes.fromhex("525400000001")
 HEADER = bytes(spec.HEADER.size)
 CSUM_HEADER = spec.HEADER.pack(spec.HDR_F_NEEDS_CSUM, 0, 0, 0, 14, 2, 0)
 MERGED = SPLIT | spec.F_MRG_RXBUF | spec.F_GUEST_CSUM
 FORMATS = {"split": MERGED, "packed": MERGED | PACKED}
-HELD_BACK = 0.05  # seconds in which what must not happen would have happened
 RECEIVE, TRANSMIT = 0, 1
-
-
-class SocketTap(Tap):
-    """A tap whose other end is a socket: `wires` has one for each queue."""
-
-    def __init__(self, queues: int = 1) -> None:
-        pairs = [socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(queues)]
-        for ours, theirs in pairs:
-            ours.setblocking(False)
-            theirs.settimeout(PATIENCE)
-        self.wires = [theirs for _, theirs in pairs]
-        self.name, self.mtu, self.up = "tap0", 1500, True
-        self.offloads = spec.GUEST_OFFLOADS | spec.HOST_OFFLOADS
-        self.fds = [ours.detach() for ours, _ in pairs]
-        self._attached, self._loop, self._waiting = queues, None, None
-        self._buffer = memoryview(bytearray(tap_spec.FRAME_MAX))
-        self._resources = ExitStack()
-        for fd in self.fds:
-            self._resources.callback(os.close, fd)
-        self.asked: list[tuple[str, object]] = []
-
-    def set_filter(self, addresses: object, all_multicast: bool) -> None:  # type: ignore[override]
-        self.asked.append(("filter", (addresses, all_multicast)))
-
-    def attach(self, pairs: int) -> None:
-        self.asked.append(("attach", pairs))
-
-    def set_carrier(self, carrier: bool) -> None:
-        self.asked.append(("carrier", carrier))
-
-    def arrives(self, queue: int = 0) -> bytes:
-        """The next frame that was sent."""
-        wire = self.wires[queue]
-        assert select.select([wire], [], [], PATIENCE)[0], "no frame comes"
-        return wire.recv(1 << 18)
-
-    def silent(self, queue: int = 0) -> bool:
-        """Whether nothing is sent."""
-        return not select.select([self.wires[queue]], [], [], HELD_BACK)[0]
 
 
 class Rig:
@@ -82,7 +44,7 @@ class Rig:
     @property
     def counters(self) -> dict[str, int]:
         self.net.worker.call(lambda: None)  # Python counts a frame once the driver has it
-        return self.net.inspect()
+        return self.net.statistics
 
 
 MakeRig = Callable[..., Rig]
@@ -183,6 +145,38 @@ def test_a_large_frame_is_sent_with_its_header(rig: Rig) -> None:
     assert rig.tap.arrives() == whole
 
 
+LIES = {
+    "a checksum behind the end": spec.HEADER.pack(spec.HDR_F_NEEDS_CSUM, 0, 0, 0, 60000, 16, 0),
+    "a checksum that ends behind it": spec.HEADER.pack(spec.HDR_F_NEEDS_CSUM, 0, 0, 0, 14, 45, 0),
+    "headers longer than all": spec.HEADER.pack(1, spec.GSO_TCPV4, 2000, 1448, 34, 16, 0),
+    "segments of nothing": spec.HEADER.pack(1, spec.GSO_TCPV4, 54, 0, 34, 16, 0),
+    "segments of no kind": spec.HEADER.pack(1, 0x7F, 54, 1448, 34, 16, 0),
+}
+
+
+@pytest.mark.parametrize("way", ["0", "1"], ids=["C", "Python"])
+def test_a_header_that_lies_is_dropped_and_counted(
+    way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """C leaves that to the kernel, and so to a real tap."""
+    monkeypatch.setenv("PYVMM_NO_FASTPATH", way)
+    with network_namespace():
+        net = TapNet("eth0", Tap("tap0"), MAC)
+        guest = Guest(net, memory=16 * MIB)
+        guest.start(MERGED | net.features & spec.HOST_OFFLOADS, size=64)
+        queue = guest.queues[TRANSMIT]
+        with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as wire:
+            wire.bind(("tap0", 0x88B5))
+            wire.settimeout(PATIENCE)
+            for lie in LIES.values():
+                send(queue, lie, frame(60, 1))
+            send(queue, HEADER, frame(60, 2))
+            assert wire.recv(2048) == frame(60, 2)
+        net.worker.call(lambda: None)
+        assert net.statistics["tx_invalid"] == len(LIES)
+        guest.close()
+
+
 @pytest.mark.parametrize("length", [0, 1, 11, 12, 25, 12 + 65536 + 19])
 def test_a_frame_too_short_or_too_long_is_dropped_and_counted(rig: Rig, length: int) -> None:
     _, queue = rig.start()
@@ -250,11 +244,11 @@ def test_without_mergeable_buffers_a_frame_has_one(rig: Rig, features: int) -> N
 
 def test_what_one_buffer_cannot_hold_is_dropped(rig: Rig) -> None:
     queue, _ = rig.start(MERGED & ~spec.F_MRG_RXBUF)
-    token = queue.add([], [100])
+    tokens = [queue.add([], [100]) for _ in range(4)]
     queue.kick()
     rig.tap.wires[0].send(HEADER + frame(200))
     rig.tap.wires[0].send(HEADER + frame(88))
-    assert received(queue, [token])[12:] == frame(88)
+    assert received(queue, tokens)[12:] == frame(88)
     assert rig.counters["rx_dropped"] == 1
 
 
@@ -296,13 +290,13 @@ def test_a_large_frame_is_received(rig: Rig) -> None:
     assert received(queue, tokens)[12:] == frame(65549)
 
 
-def test_no_checksum_is_left_to_a_driver_that_cannot_do_them(native: Rig) -> None:
+def test_a_driver_is_told_nothing_of_checksums_that_it_knows_nothing_of(rig: Rig) -> None:
     """As the kernel does: it says so of frames whose checksum it has verified."""
-    queue, _ = native.start(MERGED & ~spec.F_GUEST_CSUM)
+    queue, _ = rig.start(MERGED & ~spec.F_GUEST_CSUM)
     tokens = [queue.add([], [1600])]
     queue.kick()
     verified = bytes([2]) + HEADER[1:]  # VIRTIO_NET_HDR_F_DATA_VALID, §5.1.6
-    native.tap.wires[0].send(verified + frame(60))
+    rig.tap.wires[0].send(verified + frame(60))
     assert received(queue, tokens)[0] == 0
 
 
@@ -326,6 +320,39 @@ def test_nothing_is_touched_while_it_is_quiesced(rig: Rig, features: int) -> Non
     rig.net.worker.call(rig.net.resume)
     assert received(receive, tokens)[12:] == frame(1000, 2)
     assert rig.tap.arrives() == HEADER + frame(60, 3)
+
+
+FLOOD = "import os\nwhile True: os.write(0, bytes(60000))"
+
+
+def test_frames_are_counted_across_resets(rig: Rig) -> None:
+    for count in (1, 2):
+        _, queue = rig.start()
+        send(queue, HEADER, frame(60))
+        assert rig.counters["tx_frames"] == count
+        assert rig.counters["tx_bytes"] == 60 * count
+        rig.guest.reset()
+        assert rig.counters["tx_frames"] == count
+
+
+def test_it_is_quiesced_in_the_midst_of_it(native: Rig) -> None:
+    queue, _ = native.start(MERGED & ~spec.F_MRG_RXBUF, size=256)
+    native.tap.wires[0].setblocking(True)
+    at, length = queue.place(60000)
+    command = [sys.executable, "-c", FLOOD]
+    with subprocess.Popen(command, stdin=native.tap.wires[0], stderr=subprocess.DEVNULL) as flood:
+        for turn in range(40):
+            while len(queue.requests) < 256:
+                queue.add_descriptors([(at, length, virtio_spec.DESC_F_WRITE)])
+            queue.kick()
+            while turn and not queue.collect():
+                queue.interrupted(HELD_BACK)
+            native.net.worker.call(native.net.quiesce)
+            done = native.guest.memory.u16(queue.ring.device_area + 2)
+            select.select([], [], [], HELD_BACK / 10)
+            assert native.guest.memory.u16(queue.ring.device_area + 2) == done
+            native.net.worker.call(native.net.resume)
+        flood.kill()
 
 
 def test_it_is_reset_in_the_midst_of_it(native: Rig) -> None:
@@ -391,6 +418,7 @@ def test_a_link_that_is_down_carries_nothing(native: Rig) -> None:
     receive, transmit = native.start(MERGED | spec.F_STATUS)
     native.net.set_link(False)
     native.guest.wait_config_changed()
+    native.net.worker.call(lambda: None)  # the driver is told before the frames stop
     assert native.net.read_config()[6] == 0
     transmit.add([HEADER + frame(60)])
     transmit.kick()

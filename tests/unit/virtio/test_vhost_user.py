@@ -269,6 +269,8 @@ def test_another_goes_on_when_a_back_end_dies(
     guest.start(anyhow)
     echo(guest, b"before")
     fake.die()
+    for _ in range(2):  # so that it is noticed before there is more to do
+        guest.device.worker.call(lambda: None)
     echo(guest, b"after")
     assert "The fake failed: it has hung up; another is to go on" in caplog.text
 
