@@ -79,7 +79,7 @@ def exchange(
     send, receive = ("send", mib), ("receive",)
     for of_caller, of_listener in ((send, receive), (receive, send)):
         ends = [start_peer(listener, *of_listener, "-", port)]
-        ends[0].expect(rb"^listening\r*$")
+        ends[0].expect(rb"listening")
         ends.append(start_peer(caller, *of_caller, address, port))
         results = [end.expect(RESULT, TRANSFER_TIMEOUT).groups() for end in ends]
         assert results[0] == results[1]

@@ -64,7 +64,7 @@ def test_a_guest_resets_under_load(
         "echo b >/proc/sysrq-trigger": ("receive", ["send", ENDLESS_MIB]),
     }.items():
         host_end = start_peer(nested_host, *of_host, "-", 5001)
-        host_end.expect(rb"^listening")
+        host_end.expect(rb"listening")
         peer = f"chroot /mnt /usr/bin/python3 /tmp/peer.py {of_guest} {back_end.peer} 5001"
         guest.write(f"{peer} &\n".encode())
         host_end.expect(rb"^flowing", BOOT_TIMEOUT)
