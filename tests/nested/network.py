@@ -22,7 +22,7 @@ WEB_MIB = 4
 # The host of passt's tests must have a way out, whose addresses the guest is given.
 OUTSIDE_ROUTER = "192.0.2.1"
 OUTSIDE = f"""
-ip link add outside type dummy && ip link set outside up
+ip link add outside type bridge && ip link set outside up
 ip addr add 192.0.2.2/24 dev outside && ip route add default via {OUTSIDE_ROUTER}
 """
 
