@@ -64,7 +64,7 @@ def test_a_guest_resets_under_load(
         "echo b >/proc/sysrq-trigger": ("receive", ["send", ENDLESS_MIB]),
     }.items():
         host_end = start_peer(nested_host, *of_host, "-", 5001)
-        host_end.expect(rb"^listening")
+        host_end.expect(rb"listening")
         peer = f"chroot /mnt /usr/bin/python3 /tmp/peer.py {of_guest} {back_end.peer} 5001"
         guest.write(f"{peer} &\n".encode())
         host_end.expect(rb"^flowing", BOOT_TIMEOUT)
@@ -85,7 +85,8 @@ def test_two_guests_on_a_bridge_reach_one_another(nested_host: NestedHost) -> No
     ):
         for number, guest in ((2, one), (3, two)):
             told(guest, f"ip link set eth0 up; ip addr add 10.9.0.{number}/24 dev eth0")
-            told(guest, f"ip addr add fd09::{number}/64 dev eth0 nodad")
+            told(guest, "echo 0 >/proc/sys/net/ipv6/conf/eth0/accept_dad")
+            told(guest, f"ip addr add fd09::{number}/64 dev eth0")
         for address in ("10.9.0.3", "fd09::3", BRIDGE_ADDRESS, BRIDGE_ADDRESS_6):
             ping(one, address)
         exchange(two, one, "10.9.0.3", 64)
