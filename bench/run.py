@@ -56,11 +56,6 @@ def net_queue() -> list[Report]:
     return [Report(*table) for table in json.loads(output.splitlines()[-1])]
 
 
-def net() -> list[Report]:
-    """Networks under a real kernel."""
-    return [Report(*table) for table in in_nested_host("net.py")]
-
-
 SECTIONS: dict[str, Callable[[dict[str, str]], list[Report]]] = {
     "start": start.measure,
     "boot": boot,
@@ -69,7 +64,6 @@ SECTIONS: dict[str, Callable[[dict[str, str]], list[Report]]] = {
     "queue": disk_queue.measure,
     "net": lambda missing: net(),
     "net-queue": lambda missing: net_queue(),
-    "net": lambda missing: net(),
     "resident": resident.measure,
 }
 
