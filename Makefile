@@ -1,7 +1,7 @@
 # make run    boot Linux to a shell on the serial console     make bench   measure, beside its peers
 # make test   every test                                      make guests  only what the tests boot
 # make lint   what CI insists on                              make format  put it right
-# make fuzz   what a hostile guest may try, for FUZZ_S seconds each: rings, disk requests, registers
+# make fuzz   what a hostile guest may try, FUZZ_S seconds each: rings, requests, frames, registers
 #
 # Each installs what it needs and does again only what has to be done again; see CONTRIBUTING.md.
 
@@ -9,12 +9,14 @@ PYTHON3 ?= python3
 PYTHON := .venv/bin/python
 PYTEST := $(PYTHON) -m pytest
 STAMPS := build/stamps
-NATIVE_SOURCES := setup.py $(wildcard csrc/*.c csrc/*.h pyvmm/kvm/_*.py pyvmm/kvm/_*.h)
-C_SOURCES := $(wildcard csrc/*.c csrc/*.h csrc/fuzz/*.c csrc/fuzz/*.h bench/*.c guests/*.c guests/*.h)
+NATIVE_SOURCES := setup.py $(wildcard csrc/*.c csrc/*.h csrc/guest/*.c pyvmm/kvm/_*.py pyvmm/kvm/_*.h) \
+	pyvmm/backends/_slirp_build.py
+C_SOURCES := $(wildcard csrc/*.c csrc/*.h csrc/guest/*.c csrc/fuzz/*.c csrc/fuzz/*.h bench/*.c guests/*.c guests/*.h)
 RUN := run build/guests/vmlinuz-cloud --initrd build/guests/initramfs.img \
-	--append "console=ttyS0 quiet" --memory 512M --cpus 2
+	--initrd build/guests/virtio.img --append "console=ttyS0 quiet dhcp=eth0" --memory 512M \
+	--cpus 2 --net user
 
-.PHONY: run test test-unit test-kvm test-kvm-slow test-nested lint format guests build bench doctor clean packages fuzz fuzz-ring fuzz-race fuzz-disk fuzz-registers
+.PHONY: run test test-unit test-kvm test-kvm-slow test-nested lint format guests build bench doctor clean packages fuzz fuzz-ring fuzz-race fuzz-disk fuzz-net fuzz-registers
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -33,15 +35,16 @@ FUZZ := clang -std=gnu11 -g -O1 -Wall -Wextra -Werror \
 FUZZ_OPTIONS := -max_total_time=$(FUZZ_S) -timeout=5 -max_len=4096 -verbosity=0 -print_final_stats=1
 
 fuzz: PACKAGES := fuzz
-fuzz: fuzz-ring fuzz-race fuzz-disk fuzz-registers
+fuzz: fuzz-ring fuzz-race fuzz-disk fuzz-net fuzz-registers
 
-fuzz-ring fuzz-disk: fuzz-%: build/fuzz/%
+fuzz-ring fuzz-disk fuzz-net: fuzz-%: build/fuzz/%
 	@mkdir -p $<-found
 	@$< $(FUZZ_OPTIONS) -artifact_prefix=build/fuzz/ $<-found $(FUZZ_SEEDS) >$<.log 2>&1 || { cat $<.log; exit 1; }
 	@sed -n 's/^stat::number_of_executed_units: */$* states: /p' $<.log
 
 fuzz-ring: FUZZ_SEEDS := tests/corpus/rings
 fuzz-disk: FUZZ_SEEDS := tests/corpus/requests
+fuzz-net: FUZZ_SEEDS := tests/corpus/rings
 
 fuzz-race: build/fuzz/race
 	@$< $(FUZZ_S)
@@ -51,8 +54,9 @@ fuzz-registers: build
 
 build/fuzz/ring: csrc/ring.c csrc/fuzz/ring_fuzz.c
 build/fuzz/disk: csrc/ring.c csrc/disk.c csrc/fuzz/disk_fuzz.c
+build/fuzz/net: csrc/ring.c csrc/frames.c csrc/fuzz/net_fuzz.c
 build/fuzz/race: csrc/ring.c csrc/fuzz/ring_race.c
-build/fuzz/ring build/fuzz/disk: FUZZ += -fsanitize=fuzzer
+build/fuzz/ring build/fuzz/disk build/fuzz/net: FUZZ += -fsanitize=fuzzer
 build/fuzz/%: $(wildcard csrc/*.h csrc/fuzz/*.h) | packages
 	@mkdir -p $(@D)
 	$(FUZZ) $(filter %.c,$^) -o $@
@@ -95,7 +99,7 @@ bench: build guests
 	$(PYTHON) bench/run.py
 
 clean:
-	rm -rf build dist *.egg-info pyvmm/_native.c pyvmm/_native*.so
+	rm -rf build dist *.egg-info pyvmm/_native.c pyvmm/_native*.so pyvmm/backends/_libslirp.py
 	find . -name __pycache__ -type d -not -path './.venv/*' -exec rm -rf {} +
 
 packages:

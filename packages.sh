@@ -39,6 +39,11 @@ need mmdebstrap "mmdebstrap" command -v mmdebstrap
 need apt "apt-get" command -v apt-get
 need qemu-system-common "qemu-storage-daemon" command -v qemu-storage-daemon
 need qemu-utils "qemu-img" command -v qemu-img
+need libslirp0 "libslirp" sh -c 'ldconfig -p | grep -q "libslirp\.so\.0"'
+need libslirp-dev "<libslirp.h>" test -e /usr/include/slirp/libslirp.h
+need passt "passt" command -v passt
+need iproute2 "ip" command -v ip
+need tshark "tshark" command -v tshark
 if [ "${1-}" = bench ]; then
 	need qemu-system-x86 "qemu-system-x86_64" command -v qemu-system-x86_64
 fi

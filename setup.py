@@ -2,4 +2,9 @@
 
 from setuptools import setup
 
-setup(cffi_modules=["pyvmm/kvm/_build.py:ffibuilder"])
+setup(
+    cffi_modules=[
+        "pyvmm/kvm/_build.py:ffibuilder",
+        "pyvmm/backends/_slirp_build.py:ffibuilder",
+    ]
+)

@@ -1,5 +1,5 @@
 /*
- * Entry of the disk benchmark's guest by PVH: to 64-bit mode with the first 4 GiB mapped to
+ * Entry of the guests that drive a queue by PVH: to 64-bit mode with the first 4 GiB mapped to
  * themselves for everybody, then main() at privilege level 3, with the right to do port I/O: a KVM
  * in software runs only that at full speed.
  */

@@ -17,7 +17,7 @@ GUEST_FLAGS = (
     *("-nostdlib", "-static", "-Wl,--build-id=none,-n"),
     "-Wl,-Ttext=0x1000000,-z,max-page-size=0x1000",
 )
-DISK_GUEST = "blk_guest.elf"
+DISK_GUEST, NET_GUEST = "blk_guest.elf", "net_guest.elf"
 TINY_GUEST_FLAGS = (
     *("-std=gnu11", "-ffreestanding", "-fno-pic", "-fno-stack-protector", "-fcf-protection=none"),
     *("-fno-asynchronous-unwind-tables", "-mgeneral-regs-only", "-mno-red-zone", "-no-pie"),
@@ -32,12 +32,16 @@ def build() -> dict[str, str]:
     ARTEFACTS.mkdir(parents=True, exist_ok=True)
     _compile("bare_kvm", "bare_kvm.c", *CFLAGS)
     _compile("krun", "krun.c", *CFLAGS)
+    _compile("pingpong", "pingpong.c", *CFLAGS, "-static")  # for guests too
     _compile("tiny.elf", "tiny.S", *GUEST_FLAGS)
     for name, port in (("exits-c.elf", LINE_STATUS), ("exits-python.elf", SCRATCH)):
         _compile(name, "tiny.S", *GUEST_FLAGS, f"-DEXITS={EXITS}", f"-DPORT={port}")
     include = TREE / "guests/include"
     parts = (f"-I{include}", TREE / "bench/blk_start.S", include / "guest.c", include / "virtio.c")
-    _compile(DISK_GUEST, "blk_guest.c", *CFLAGS, *GUEST_FLAGS, *TINY_GUEST_FLAGS, *map(str, parts))
+    flags = (*CFLAGS, *GUEST_FLAGS, *TINY_GUEST_FLAGS, *map(str, parts))
+    _compile(DISK_GUEST, "blk_guest.c", *flags)
+    _compile(NET_GUEST, "net_guest.c", *flags)
+    _compile("flood", "flood.c", *CFLAGS)
     missing = {}
     if shutil.which("qemu-system-x86_64") is None:
         missing["QEMU"] = "qemu-system-x86_64 is not installed"

@@ -1,12 +1,13 @@
 """Measure pyvmm beside its peers, print the tables and keep them under bench/results/.
 
-python bench/run.py [start] [boot] [exits] [disk] [queue] [resident]; all of them if none is named.
+python bench/run.py [SECTION...]: start, boot, exits, disk, queue, net, net-queue, resident [all].
 """
 
 from __future__ import annotations
 
 import compileall
 import json
+import subprocess
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -43,12 +44,26 @@ def disk() -> list[Report]:
     return [Report(*table) for table in in_nested_host("disk.py")]
 
 
+def net() -> list[Report]:
+    """Networks under a real kernel."""
+    return [Report(*table) for table in in_nested_host("net.py")]
+
+
+def net_queue() -> list[Report]:
+    """A network device's queues, on a tap that nobody else sees."""
+    command = ["unshare", "--net", sys.executable, str(TREE / "bench/net_queue.py")]
+    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    return [Report(*table) for table in json.loads(output.splitlines()[-1])]
+
+
 SECTIONS: dict[str, Callable[[dict[str, str]], list[Report]]] = {
     "start": start.measure,
     "boot": boot,
     "exits": lambda missing: exits.measure(),
     "disk": lambda missing: disk(),
     "queue": disk_queue.measure,
+    "net": lambda missing: net(),
+    "net-queue": lambda missing: net_queue(),
     "resident": resident.measure,
 }
 

@@ -5,6 +5,7 @@
 #include <sys/uio.h>
 
 #include "ring.h"
+#include "thread.h"
 #include "worker.h"
 
 /* What a chain asks for. */
@@ -35,8 +36,6 @@ enum medium {
     DIRECT, /* O_DIRECT: everything blocks */
     MEMORY, /* tmpfs: nothing does */
 };
-
-enum state { STOPPED, STARTED, ENDED };
 
 struct pv_disk_threads {
     enum medium medium;
@@ -80,6 +79,5 @@ enum outcome pv_carry_out(const struct pv_disk *disk, struct request *request, i
 
 /* ---- worker.c ---- */
 
-int pv_start_thread(pthread_t *thread, void *(*run)(void *), struct pv_disk *disk);
 void *pv_lead(void *disk);
 int pv_publish_answers(struct pv_disk *disk, struct pv_disk_queue *queue);

@@ -127,3 +127,7 @@ uint32_t pv_ring_drain(struct pv_ring *ring, uint8_t *out);
 /* The built-in guest: a Multiboot image, see guests/hello.S. */
 extern const unsigned char pv_hello[];
 extern const unsigned int pv_hello_size;
+
+/* The first process of a guest with a root directory: an ELF program, see guest/init.c. */
+extern const unsigned char pv_init[];
+extern const unsigned int pv_init_size;

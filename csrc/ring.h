@@ -23,6 +23,7 @@ enum pv_ring_error {
     PV_RING_INDIRECT, /* an indirect table that was not negotiated, is nested, or not the last */
     PV_RING_TABLE,    /* one that is empty, longer than the queue or of an odd length: its length */
     PV_RING_OUTSIDE,  /* one that is not wholly in RAM: its address and length */
+    PV_RING_ROOM,     /* a buffer for a frame that has no room for its header */
     PV_RING_ERRORS,
 };
 

@@ -16,7 +16,6 @@
 #define _GNU_SOURCE
 #include <linux/virtio_blk.h>
 #include <poll.h>
-#include <stdio.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <time.h>
@@ -28,7 +27,6 @@ enum {
     SHOWN = 64 << 10,   /* bytes moved before what is done is shown: the driver works meanwhile */
     EVENTS = 16,        /* doorbells learnt of at once */
     COMPANY = 64,       /* for how many requests the leader remembers that others came meanwhile */
-    STACK = 128 << 10,  /* bytes */
     SECOND = 1000000000 /* nanoseconds */
 };
 
@@ -102,23 +100,6 @@ static void fail(struct pv_disk *disk, struct pv_queue *queue)
 
 /* ---- threads ---- */
 
-int pv_start_thread(pthread_t *thread, void *(*run)(void *), struct pv_disk *disk)
-{
-    char name[16]; /* prctl(2), PR_SET_NAME */
-    pthread_attr_t attributes;
-    int error = pthread_attr_init(&attributes);
-    if (error)
-        return error;
-    pthread_attr_setstacksize(&attributes, STACK);
-    error = pthread_create(thread, &attributes, run, disk);
-    pthread_attr_destroy(&attributes);
-    if (!error) {
-        snprintf(name, sizeof(name), "pv-%s", disk->name);
-        pthread_setname_np(*thread, name);
-    }
-    return error;
-}
-
 /* Carry out a request that may block; called and left with the lock held. */
 static void wait_for(struct pv_disk *disk, struct request *request)
 {
@@ -170,7 +151,7 @@ static void ask_for_help(struct pv_disk *disk, struct request *request)
     threads->waiting++;
     pthread_cond_signal(&threads->work);
     if (threads->waiting > threads->idle && count < PV_DISK_HELPERS &&
-        pv_start_thread(&threads->helpers[count], help, disk) == 0)
+        pv_start_thread(&threads->helpers[count], disk->name, help, disk) == 0)
         threads->helper_count++;
     if (threads->helper_count == 0) { /* the host allows no more threads */
         threads->waiting--;

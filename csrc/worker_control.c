@@ -12,12 +12,6 @@
 
 #include "disk.h"
 
-static int watch(struct pv_disk_threads *threads, int fd, struct pv_disk_queue *queue)
-{
-    struct epoll_event event = {.events = EPOLLIN | EPOLLET, .data.ptr = queue};
-    return epoll_ctl(threads->epoll, EPOLL_CTL_ADD, fd, &event) < 0 ? errno : 0;
-}
-
 static void release(struct pv_disk *disk)
 {
     struct pv_disk_threads *threads = disk->threads;
@@ -44,18 +38,18 @@ static int prepare(struct pv_disk *disk, struct pv_disk_threads *threads)
     threads->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (threads->epoll < 0 || threads->wake < 0)
         return errno;
-    error = watch(threads, threads->wake, NULL);
+    error = pv_watch(threads->epoll, threads->wake, NULL);
     for (uint32_t i = 0; i < disk->queue_count && !error; i++) {
         count += disk->queues[i].ring->size;
         disk->queues[i].looking = 1;
-        error = watch(threads, disk->queues[i].doorbell, &disk->queues[i]);
+        error = pv_watch(threads->epoll, disk->queues[i].doorbell, &disk->queues[i]);
     }
     threads->requests = calloc(count, sizeof(struct request));
     if (!threads->requests)
         return ENOMEM;
     for (size_t i = 0; i < count; i++)
         pv_put_back(threads, &threads->requests[i]);
-    return error ? error : pv_start_thread(&threads->leader, pv_lead, disk);
+    return error ? error : pv_start_thread(&threads->leader, disk->name, pv_lead, disk);
 }
 
 int pv_disk_open(struct pv_disk *disk)

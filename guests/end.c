@@ -2,7 +2,7 @@
 #include "guest.h"
 
 enum { PM1A_CONTROL = 0x604, SLP_EN = 1 << 13, SLP_TYP_S5 = 5 << 10 };
-enum { RESET_CONTROL = 0xcf9, I8042_COMMAND = 0x64, PVPANIC = 0x505 };
+enum { RESET_CONTROL = 0xcf9, I8042_COMMAND = 0x64, PVPANIC = 0x505, EXIT_STATUS = 0x506 };
 
 static void triple_fault(void)
 {
@@ -37,6 +37,10 @@ void main(const void *boot_params)
         leave(0);
     else if (command_is("exit-127"))
         leave(127);
+    else if (command_is("exited-0"))
+        outb(EXIT_STATUS, 0);
+    else if (command_is("exited-200"))
+        outb(EXIT_STATUS, 200);
     else if (command_is("spin"))
         for (;;)
             asm volatile("pause");

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         EmulationFailed,
         End,
         EntryFailed,
+        Exited,
         GuestPanic,
         PoweredOff,
         Quit,
@@ -42,7 +43,10 @@ if TYPE_CHECKING:
         UsageError,
     )
     from pyvmm.machine import Machine
+    from pyvmm.net_config import Net, StreamNet, TapNet, UserNet, VhostUserNet
     from pyvmm.peripherals import Balloon, Console, Ports, Rng
+    from pyvmm.share_config import Rootfs, Share, StandardFiles
+    from pyvmm.vsock_config import Vsock
 
 __all__ = [
     "Balloon",
@@ -52,6 +56,7 @@ __all__ = [
     "EmulationFailed",
     "End",
     "EntryFailed",
+    "Exited",
     "GuestPanic",
     "HostError",
     "ImageError",
@@ -60,14 +65,23 @@ __all__ = [
     "Machine",
     "MachineConfig",
     "MemoryAccessError",
+    "Net",
     "Ports",
     "PoweredOff",
     "PyvmmError",
     "Quit",
     "Reset",
     "Rng",
+    "Rootfs",
+    "Share",
+    "StandardFiles",
+    "StreamNet",
+    "TapNet",
     "TripleFault",
     "UsageError",
+    "UserNet",
+    "VhostUserNet",
+    "Vsock",
 ]
 
 # Where a name is when it is first asked for: the command and pyvmm.kvm start without the rest.
@@ -76,7 +90,10 @@ _HOMES = {
     "Linux": "config",
     "Machine": "machine",
     "MachineConfig": "config",
+    "Vsock": "vsock_config",
+    **dict.fromkeys((name for name in __all__ if name.endswith("Net")), "net_config"),
     **dict.fromkeys(("Balloon", "Console", "Ports", "Rng"), "peripherals"),
+    **dict.fromkeys(("Rootfs", "Share", "StandardFiles"), "share_config"),
     **dict.fromkeys((name for name in __all__ if name.endswith("Error")), "errors"),
 }
 

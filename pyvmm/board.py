@@ -18,7 +18,7 @@ from pyvmm.bus import Bus, Device
 from pyvmm.config import MachineConfig
 from pyvmm.devices import acpi_pm_spec, debugexit, i8042_spec, rtc_spec, serial_spec
 from pyvmm.devices.acpi_pm import AcpiPm
-from pyvmm.devices.debugexit import DebugExit
+from pyvmm.devices.debugexit import DebugExit, ExitStatus
 from pyvmm.devices.i8042 import I8042
 from pyvmm.devices.postcode import DebugConsole, PostCode
 from pyvmm.devices.pvpanic import PvPanic
@@ -54,6 +54,7 @@ class Callbacks(Value):
     power_off: Callable[[], object]
     reset: Callable[[], object]
     debug_exit: Callable[[int], object]
+    exited: Callable[[int], object]
     panicked: Callable[[], object]
     output: Callable[[int, bytes], object]  # what serial port 0 or 1 sends
     open_line: Callable[[str, str], Chardev]  # see peripherals.Host
@@ -176,6 +177,7 @@ class Board:
             (layout.DEBUG_EXIT_PORT, debugexit.PORTS),
             width=4,
         )
+        self._add(ExitStatus("exit status", on.exited), (layout.EXIT_STATUS_PORT, 1))
         self._add(PvPanic("pvpanic", on.panicked), (layout.PVPANIC_PORT, 1))
         windows = [MEMORY_WINDOW, _span(self.pci_window64)]
         self.pci = PciRoot("PCI", on.reset, windows)
@@ -184,6 +186,7 @@ class Board:
     def _make_virtio(self, stack: ExitStack) -> None:
         self.virtio: dict[str, VirtioDevice] = {}
         self.virtio_mmio: list[tuple[int, int]] = []  # base and GSI of each transport
+        self.archives: list[str] = []  # files that devices add to the initial RAM file system
         if self.config.devices:
             from pyvmm.wiring import plug_all
 
@@ -255,7 +258,7 @@ class Board:
             os.fspath(what.kernel),
             self.memory,
             cmdline=cmdline,
-            initrds=what.initrds,
+            initrds=[*what.initrds, *self.archives],
             rsdp=layout.ACPI_TABLES,
             kaslr=what.kaslr,
             protocol=what.entry,

@@ -6,7 +6,7 @@ import gc
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 
 from pyvmm.config import (
     ENTRIES,
@@ -17,9 +17,9 @@ from pyvmm.config import (
     check_serial,
     load_toml,
 )
-from pyvmm.ends import DebugExit, Quit
+from pyvmm.ends import DebugExit, Exited, Quit
 from pyvmm.errors import PyvmmError, UsageError
-from pyvmm.options import Arguments, Parser
+from pyvmm.options import REST, Arguments, Parser
 from pyvmm.typed import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ else:
     import _signal as signal  # `signal` is this with enums, which cost a start 2 ms
 
 SETUP_ERROR, WRONG_USAGE = 1, 2
+QUIET = "console=ttyS0 quiet"  # for a command: what the kernel says is for our report only
 INTERRUPTED = 128 + signal.SIGINT  # as a shell tells of a program that a signal ended
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 POWER_OFF_SECONDS = 10  # what a guest has after SIGTERM pressed its power button
@@ -88,6 +89,10 @@ def _parser() -> Parser:
     add("--cpus", type=int, metavar="N", help="[1]")
     add("--cpu", metavar="MODEL", help="host, or host,-FEATURE,... [host]")
     add("--disk", action="append", metavar="PATH[,...]", help="vda, vdb, ...: see docs/disks.md")
+    add("--net", action="append", metavar="KIND[,...]", help="eth0, ...: see docs/networks.md")
+    add("--vsock", metavar="CID[,...]", help="sockets to the guest: see docs/networks.md")
+    add("--share", action="append", metavar="DIR:TAG[,ro]", help="mount -t virtiofs TAG /mnt")
+    add("--rootfs", metavar="DIR[,ro|,rw]", help="the root file system [changes stay in memory]")
     add("--serial", action="append", metavar="KIND", help=f"COM1, COM2: {', '.join(SERIAL_KINDS)}")
     add("--no-reboot", action="store_true", help="end when the guest resets itself")
     add("--kaslr", action="store_true", help="let a bzImage unpack itself")
@@ -102,6 +107,7 @@ def _parser() -> Parser:
     add("--name", metavar="NAME", help="[pyvmm]")
     add("--timeline", action="store_true", help="print at the end when what was reached")
     add("-v", "--verbose", action="count", help="log more; twice: everything")
+    add("--", action="rest", metavar="COMMAND...", help="run it in --rootfs, and give its status")
 
     parser.command("doctor", "say what this host's KVM can do and lacks", _doctor)
     inspect = parser.command("inspect", "say what a kernel image is and needs", _inspect)
@@ -120,7 +126,7 @@ def config_of(args: Arguments) -> MachineConfig:
         boot = Linux(
             settings["kernel"],
             settings.get("initrd", ()),
-            settings.get("append"),
+            settings.get("append", QUIET if settings.get(REST) else None),
             settings.get("kaslr", False),
             settings.get("entry", "auto"),
         )
@@ -128,7 +134,8 @@ def config_of(args: Arguments) -> MachineConfig:
         raise UsageError(f"Without a KERNEL there must be no {needless[0]}")
     devices = _devices_of(settings)
     lines = (line for device in devices for line in device.lines.values())
-    serial = settings.get("serial", ["none" if "stdio" in lines else "stdio"])
+    silent = "stdio" in lines or settings.get(REST)
+    serial = settings.get("serial", ["none" if silent else "stdio"])
     settings["serial"] = (serial,) if isinstance(serial, str) else tuple(serial)
     for kind in settings["serial"]:
         check_serial(kind, SERIAL_KINDS)
@@ -144,10 +151,22 @@ def _devices_of(settings: dict[str, Any]) -> list[Peripheral]:
         from pyvmm.disk_config import parse_disks
 
         devices += parse_disks([disks] if isinstance(disks, str) else disks)
+    if nets := settings.get("net"):
+        from pyvmm.net_config import parse_nets
+
+        devices += parse_nets([nets] if isinstance(nets, str) else nets)
+    if "vsock" in settings:
+        from pyvmm.vsock_config import parse_vsock
+
+        devices.append(parse_vsock(str(settings["vsock"])))
     if settings.keys() & {"console", "rng", "balloon"}:
         from pyvmm.peripherals import parse_devices
 
         devices += parse_devices(settings)
+    if settings.keys() & {"share", "rootfs", REST}:
+        from pyvmm.share_config import parse_shares
+
+        devices += parse_shares(settings)
     return devices
 
 
@@ -175,12 +194,15 @@ def _run(args: Arguments) -> int:
             if line.where.startswith("/dev/pts/"):
                 _tell(f"pyvmm: {name} is on {line.where}")
         gc.enable()
-        with _signals(machine, signals), raw_mode():
+        own = {"stdin"}.isdisjoint(line.where for line in machine.lines.values())
+        patience = 0 if args.rest else POWER_OFF_SECONDS
+        with _signals(machine, signals, patience), raw_mode() if own else nullcontext():
             end = machine.run()
         for line in machine.lines.values():
-            if line.where == "stdio" and not isinstance(end, Quit):
+            if line.where in ("stdio", "stdout", "stderr") and not isinstance(end, Quit):
                 line.flush()
-        report = "" if isinstance(end, DebugExit) or not end.status else machine.diagnose().text()
+        told = isinstance(end, (DebugExit, Exited))  # by the guest itself
+        report = "" if told or not end.status else machine.diagnose().text()
         if args.timeline:
             machine.mark_init()
     finally:
@@ -189,7 +211,7 @@ def _run(args: Arguments) -> int:
         _tell(report)
     if args.timeline:
         _tell(machine.timeline.text())
-    return end.status
+    return INTERRUPTED if args.rest and isinstance(end, Quit) else end.status
 
 
 def _show_progress(text: str) -> None:
@@ -197,8 +219,10 @@ def _show_progress(text: str) -> None:
 
 
 @contextmanager
-def _signals(machine: Machine, signals: Sequence[int]) -> Iterator[None]:
-    """SIGTERM asks, then insists; SIGINT and SIGHUP end at once; SIGQUIT says where it hangs.
+def _signals(machine: Machine, signals: Sequence[int], patience: float) -> Iterator[None]:
+    """SIGTERM asks, and `patience` seconds later insists; SIGINT and SIGHUP end at once.
+
+    SIGQUIT says where it hangs.
 
     Afterwards they end the process, as they do by default. SIGWINCH tells of a terminal's new size.
 
@@ -220,7 +244,7 @@ def _signals(machine: Machine, signals: Sequence[int]) -> Iterator[None]:
             elif number == signal.SIGTERM and not asked:
                 asked = now
                 machine.power_button()
-                machine.quit_after(POWER_OFF_SECONDS)
+                machine.quit_after(patience)
             elif number != signal.SIGTERM or now - asked > SAME_SIGNAL_SECONDS:
                 machine.quit()
 

@@ -137,6 +137,8 @@ _MACHINE_KEYS = {
     "cpus": int,
     "cpu": str,
     "disk": (str, list),
+    "net": (str, list),
+    "vsock": (int, str),
     "serial": (str, list),
     "no_reboot": bool,
     "name": str,
@@ -146,6 +148,8 @@ _MACHINE_KEYS = {
     "rng": (bool, int, str),
     "console": (str, list),
     "balloon": (bool, int, str),
+    "share": (str, list),
+    "rootfs": str,
 }
 
 

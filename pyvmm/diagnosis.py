@@ -133,6 +133,8 @@ def headline(end: ends.End | None) -> str:
             return f"The guest died: KVM could not go on with vCPU {cpu}: {words}{code}"
         case ends.GuestPanic():
             return "The guest's kernel panicked"
+        case ends.Exited(status):
+            return f"The guest's command ended with status {status}"
         case ends.DebugExit(status):
             return f"The guest ended through the debug exit port, with status {status}"
         case ends.PoweredOff():

@@ -9,10 +9,11 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
+from pyvmm import suboptions
 from pyvmm.errors import UsageError
 from pyvmm.memory import parse_size
 from pyvmm.peripherals import Host, Peripheral
-from pyvmm.typed import TYPE_CHECKING, Any
+from pyvmm.typed import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pyvmm.virtio.blk import Storage
@@ -38,7 +39,7 @@ OPTIONS = {
     "packed": "on|off",
     "poll": "N",
 }
-SYNTAX = "".join(f"[,{key}={form}]" if form else f"[,{key}]" for key, form in OPTIONS.items())
+SYNTAX = suboptions.syntax(OPTIONS)
 # What another than pyvmm decides, and so cannot be asked of it.
 _FOREIGN = {
     "raw": (),
@@ -234,33 +235,10 @@ def parse_disk(text: str, name: str) -> Disk:
     """`PATH[,OPTION...]`, in which ,, stands for a comma of the path. Raises UsageError."""
     if "\0" in text:
         raise UsageError(f"A disk's path must be a file name, not {text!r}")
-    path, *options = (part.replace("\0", ",") for part in text.replace(",,", "\0").split(","))
+    path, *options = suboptions.split(text)
     if not path:
         raise UsageError(f"A disk must be PATH{SYNTAX}, not {text!r}")
-    values: dict[str, Any] = {}
-    for option in options:
-        key, equals, value = option.partition("=")
-        if key not in OPTIONS:
-            raise UsageError(f"A disk has no option {key!r}; there are {', '.join(OPTIONS)}")
-        if key in values:
-            raise UsageError(f"The disk {path} has the option {key} twice")
-        values[key] = _parse(key, OPTIONS[key], value if equals else None)
+    values = suboptions.parse("A disk", options, OPTIONS)
     disk = Disk(name, path, **values)
     disk.check()
     return disk
-
-
-def _parse(key: str, form: str, value: str | None) -> object:
-    if not form:
-        if value is not None:
-            raise UsageError(f"{key} must be given without a value, not with {value!r}")
-        return True
-    if not value:
-        raise UsageError(f"{key} must be given as {key}={form}")
-    if form == "on|off":
-        if value not in ("on", "off"):
-            raise UsageError(f"{key} must be on or off, not {value!r}")
-        return value == "on"
-    if form == "N" and value.isascii() and value.isdigit() and len(value) < SERIAL_SIZE:
-        return int(value)
-    return value

@@ -42,6 +42,12 @@ class DebugExit(Value):
     status: int
 
 
+class Exited(Value):
+    """The command of a share_config.Rootfs has ended: `status` as a shell would have it."""
+
+    status: int
+
+
 class GuestPanic(Value):
     """The guest's kernel panicked; `message` is what it said, `source` who told: the serial
     console or pvpanic."""
@@ -95,5 +101,13 @@ class EmulationFailed(Value):
 
 
 End = (
-    PoweredOff | Reset | Quit | DebugExit | GuestPanic | TripleFault | EntryFailed | EmulationFailed
+    PoweredOff
+    | Reset
+    | Quit
+    | DebugExit
+    | Exited
+    | GuestPanic
+    | TripleFault
+    | EntryFailed
+    | EmulationFailed
 )

@@ -70,6 +70,7 @@ DEBUGCON_PORT = 0xE9
 DEBUG_EXIT_PORT = 0xF4
 COM_PORTS = (0x3F8, 0x2F8)
 PVPANIC_PORT = 0x505
+EXIT_STATUS_PORT = 0x506  # csrc/guest/init.c
 ACPI_PM_PORT = 0x600  # PM1a event block, control block and PM timer; see acpi_pm_spec
 RESET_PORT = 0xCF9
 PCI_CONFIG_ADDRESS, PCI_CONFIG_DATA = 0xCF8, 0xCFC

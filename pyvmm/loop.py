@@ -53,6 +53,7 @@ class Loop:
         self._timers: list[tuple[float, int, Timer]] = []
         self._order = itertools.count()
         self._stopped = False
+        self._thread = 0  # the one that runs it
         self.watch(self._wake, self._woken)
 
     def close(self) -> None:
@@ -76,7 +77,7 @@ class Loop:
         with self._lock:
             heapq.heappush(self._timers, (when, next(self._order), timer))
             first = self._timers[0][2] is timer
-        if first:
+        if first and threading.get_ident() != self._thread:  # which looks before it waits
             os.eventfd_write(self._wake, 1)
         return timer
 
@@ -106,6 +107,7 @@ class Loop:
 
     def run(self) -> None:
         """Wait and call back until `stop`. The thread that calls it is the loop's."""
+        self._thread = threading.get_ident()
         while not self._stopped:
             ready = [(fd, self._watches.get(fd)) for fd, _ in self._epoll.poll(self._timeout())]
             for fd, callback in ready:

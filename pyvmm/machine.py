@@ -87,6 +87,7 @@ class Machine:
                 power_off=lambda: self._request(ends.PoweredOff()),
                 reset=lambda: self._request(ends.Reset()),
                 debug_exit=lambda status: self._request(ends.DebugExit(status)),
+                exited=lambda status: self._request(ends.Exited(status)),
                 panicked=lambda: self._request(ends.GuestPanic(self._console.panic, "pvpanic")),
                 output=self._on_output,
                 open_line=open_line,
@@ -393,6 +394,8 @@ class Machine:
             return
         self._gate.wait_parked()
         self.board.drain()
+        for device in self.board.virtio.values():
+            device.finish()
         message = self._console.panic
         if message and not isinstance(end, ends.GuestPanic):
             end = ends.GuestPanic(message, "console")

@@ -16,7 +16,10 @@ ffi: Any = _native.ffi
 lib: Any = _native.lib
 
 
-_DECLARATIONS = ("../csrc/native.h", "../csrc/ring.h", "../csrc/worker.h", "kvm/_cdef.h")
+_DECLARATIONS = (
+    *("../csrc/native.h", "../csrc/ring.h", "../csrc/worker.h", "../csrc/net.h"),
+    "kvm/_cdef.h",
+)
 
 
 def _check_stamp() -> None:

@@ -11,6 +11,7 @@ from pyvmm.errors import UsageError
 from pyvmm.typed import Any, NoReturn
 
 COLUMN = 22  # of the help texts
+REST = "rest"  # the attribute for what comes after --
 
 
 class Arguments:
@@ -29,7 +30,8 @@ class Option:
     def __init__(
         self,
         *names: str,
-        action: str = "store",  # or append, store_true, count, optional: a value only after =
+        # Or append, store_true, count, optional: a value only after =, rest: all after a --.
+        action: str = "store",
         metavar: str = "",
         help: str = "",
         type: Callable[[str], object] = str,
@@ -37,7 +39,7 @@ class Option:
         required: bool = False,
     ) -> None:
         self.names = names
-        self.key = names[-1].lstrip("-").replace("-", "_")
+        self.key = names[-1].lstrip("-").replace("-", "_") or REST
         self.positional = names[0][0] != "-"
         self.takes_value = action in ("store", "append")
         self.may_take_value = self.takes_value or action == "optional"
@@ -73,7 +75,7 @@ class Option:
     def line(self) -> str:
         """Its help."""
         what = self.metavar if self.positional else ", ".join(self.names)
-        if self.takes_value and not self.positional:
+        if (self.takes_value or self.key == REST) and not self.positional:
             what += f" {self.metavar}"
         elif self.may_take_value and not self.positional:
             what += f"[={self.metavar}]"
@@ -100,7 +102,9 @@ class Command:
         texts: list[str] = []
         rest = iter(words)
         for word in rest:
-            if word == "--":
+            if word == "--" and REST in values:
+                values[REST] = list(rest)
+            elif word == "--":
                 texts += rest
             elif word.startswith("--"):
                 name, equals, text = word.partition("=")

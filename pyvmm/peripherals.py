@@ -37,6 +37,7 @@ class Host(Value):
     # it. Raises HostError.
     open_line: Callable[[str, str], Chardev]
     stack: ExitStack  # unwound when the machine is closed, after the devices
+    name: str = "pyvmm"  # the machine's
 
 
 class Peripheral(Value):
@@ -49,6 +50,11 @@ class Peripheral(Value):
         """Its lines by name, each with one of config.SERIAL_KINDS or BUFFER."""
         return {}
 
+    @property
+    def claims(self) -> tuple[str, ...]:
+        """What no other device may have too, as a person would call it."""
+        return ()
+
     def check(self) -> None:
         """Raise UsageError for what no host could make."""
         if not self.name:
@@ -60,6 +66,13 @@ class Peripheral(Value):
     def shares_memory(self) -> bool:
         """Whether another process maps the guest's RAM."""
         return False
+
+    def initramfs(self, kernel: str | None) -> bytes:
+        """What it adds to the guest's initial RAM file system: a cpio archive, or nothing.
+
+        `kernel` is the image's path, None for the built-in guest. Raises UsageError or ImageError.
+        """
+        return b""
 
     def open(self, host: Host) -> VirtioDevice:
         """Make the device. Raises UsageError or HostError; nothing is left open then."""
@@ -74,6 +87,7 @@ def check_all(devices: Sequence[object]) -> list[str]:
     from pyvmm.virtio.device import VirtioDevice
 
     names: set[str] = set()
+    claims: set[str] = set()
     lines: dict[str, str] = {}
     for device in devices:
         if isinstance(device, Peripheral):
@@ -81,6 +95,9 @@ def check_all(devices: Sequence[object]) -> list[str]:
             if both := lines.keys() & device.lines.keys():
                 raise UsageError(f"A line's name must be its own; there are two {both.pop()!r}")
             lines |= device.lines
+            if twice := claims.intersection(device.claims):
+                raise UsageError(f"{twice.pop()} must be one device's only; two have it")
+            claims.update(device.claims)
         elif not isinstance(device, VirtioDevice):
             raise UsageError(f"A device must be one of pyvmm.peripherals, not {device!r}")
         if device.name in names:

@@ -11,7 +11,7 @@ from pyvmm.typed import Any, ClassVar, NoReturn, Self, dataclass_transform
 
 @dataclass_transform(frozen_default=True)
 class Value:
-    """Fields are the class's annotations, in order; what they are assigned are defaults.
+    """Fields are the annotations of bases and class, in order; what they are assigned are defaults.
 
     Two values are equal if they are of the same class and have equal fields.
     """
@@ -19,7 +19,7 @@ class Value:
     fields: ClassVar[tuple[str, ...]] = ()
 
     def __init_subclass__(cls) -> None:
-        cls.fields = tuple(vars(cls).get("__annotations__", ()))
+        cls.fields = tuple(dict.fromkeys((*cls.fields, *vars(cls).get("__annotations__", ()))))
         setattr(cls, "__match_args__", cls.fields)  # noqa: B010  type checkers have their own idea of it
 
     def __init__(self, *args: object, **more: object) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import cache
@@ -29,9 +30,18 @@ def plug_all(board: Board, stack: ExitStack) -> None:
     limit = len(PCI_SLOTS) if pci else layout.VIRTIO_MMIO_MAX
     if len(config.devices) > limit:
         raise UsageError(f"A machine has room for {limit} devices, not {len(config.devices)}")
-    host = Host(config.cpus, board.loop, board.callbacks.stop, board.callbacks.open_line, stack)
+    host = Host(
+        config.cpus,
+        board.loop,
+        board.callbacks.stop,
+        board.callbacks.open_line,
+        stack,
+        config.name,
+    )
     plug = PciBus(board).plug if pci else MmioBus(board).plug
     for what in config.devices:
+        if isinstance(what, Peripheral):
+            _add_archive(board, what, stack)
         device = what.open(host) if isinstance(what, Peripheral) else what
         assert isinstance(device, VirtioDevice)  # MachineConfig.check
         try:
@@ -42,6 +52,18 @@ def plug_all(board: Board, stack: ExitStack) -> None:
         stack.callback(transport.close)
         board.devices.append(transport)
         board.virtio[device.name] = device
+
+
+def _add_archive(board: Board, what: Peripheral, stack: ExitStack) -> None:
+    """Keep what a device adds to the initial RAM file system in a file without a name."""
+    boot = board.config.boot
+    content = what.initramfs(None if boot is None else os.fspath(boot.kernel))
+    if content:
+        fd = os.memfd_create("initramfs", os.MFD_CLOEXEC)
+        with open(fd, "wb", closefd=False) as file:
+            file.write(content)
+        stack.callback(os.close, fd)
+        board.archives.append(f"/proc/self/fd/{fd}")
 
 
 class PciBus:

@@ -3,7 +3,7 @@
     vmlinuz-generic  vmlinuz-cloud    Debian's kernels as shipped (bzImage)
     vmlinux-generic  vmlinux-cloud    what is inside them (ELF)
     kernel.bz2                        the cloud kernel's ELF, compressed as a whole file
-    initramfs.img                     busybox, `init` and `check` of this folder
+    initramfs.img                     busybox, and the scripts and `peer.py` of this folder
     virtio.img                        a second initramfs: the cloud kernel's virtio drivers
     disk.img                          64 MiB of ext4
 
@@ -36,6 +36,7 @@ FLAVOURS = {"generic": "linux-image-amd64", "cloud": "linux-image-cloud-amd64"}
 VIRTIO = (
     *("virtio_pci", "virtio_mmio"),
     *("virtio_blk", "virtio_rng", "virtio_console", "virtio_balloon"),
+    *("virtio_net", "vmw_vsock_virtio_transport"),
 )
 DISK_SIZE = "64M"
 LZ4_LEGACY = bytes.fromhex("02214c18")  # lz4_Frame_format.md, "Legacy frame"
@@ -155,7 +156,8 @@ def build() -> None:
         make(GUESTS / f"vmlinuz-{flavour}", partial(shutil.copyfile, shipped))
         make(GUESTS / f"vmlinux-{flavour}", partial(make_elf, shipped))
     make(GUESTS / "kernel.bz2", make_compressed)
-    files = {"init": SOURCE / "init", "bin/check": SOURCE / "check", "bin/busybox": busybox()}
+    files = {name: SOURCE / Path(name).name for name in ("init", "bin/check", "bin/peer.py")}
+    files |= {"etc/udhcpc/default.script": SOURCE / "udhcpc", "bin/busybox": busybox()}
     make_initramfs("initramfs.img", files)
     make_initramfs("virtio.img", virtio_modules())
     make(GUESTS / "disk.img", make_disk)

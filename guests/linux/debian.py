@@ -1,7 +1,7 @@
 """Build the Debian disk of the tests and of the README, from Debian packages.
 
     debian.img          Debian 12 on ext4: systemd, a login on the serial console as root without a
-                        password, fio, e2fsprogs, pciutils
+                        password, and tools for disks and networks
     debian-initrd.img   its own initramfs, for the kernel in vmlinuz-cloud
 
 They are links into build/debian-ID; ID changes with the recipe. Run as `python
@@ -25,6 +25,7 @@ SIZE = "1G"  # sparse; half of it is used
 PACKAGES = (
     *("systemd-sysv", "dbus", "udev", "kmod", "initramfs-tools", "zstd"),
     *("e2fsprogs", "fio", "pciutils", "util-linux"),
+    *("curl", "ethtool", "iperf3", "iproute2", "python3-minimal"),
 )
 FILES = {
     "etc/fstab": f"LABEL={LABEL} / ext4 errors=remount-ro 0 1\n",
@@ -33,6 +34,7 @@ FILES = {
     # There is no root device to look at while the initramfs is made.
     "etc/initramfs-tools/conf.d/fstype": "FSTYPE=ext4\n",
     "etc/resolv.conf": "",  # mmdebstrap leaves a copy of the builder's
+    "etc/systemd/network/ether.network": "[Match]\nType=ether\n[Network]\nDHCP=yes\n",
 }
 
 
@@ -44,6 +46,7 @@ def make_debian(target: Path) -> None:
     for name, text in FILES.items():
         (root / name).write_text(text)
     run("chroot", root, "passwd", "--quiet", "--delete", "root")
+    run("chroot", root, "systemctl", "--quiet", "enable", "systemd-networkd")
     version = add_kernel(root, FLAVOUR)
     run("chroot", root, "update-initramfs", "-c", "-k", version)
     shutil.copyfile(root / f"boot/initrd.img-{version}", target / INITRD)

@@ -1,7 +1,8 @@
 """Build the nested host of the tests ("L1") under build/nested/, from Debian packages.
 
     emulator/                    QEMU 10 of Debian 13 with the libraries it needs, run in place
-    l1-ID/disk.img               Debian 12 with Python, a compiler, QEMU 7.2 and the generic kernel
+    l1-ID/disk.img               Debian 12 with Python, a compiler, QEMU 7.2, the generic kernel and
+                                 tools for networks
     l1-ID/{vmlinuz,initramfs.img}  how it starts; ID changes with the recipe
 
 QEMU emulates AMD's SVM, so L1 has a real /dev/kvm without help from the machine. Debian 12's own
@@ -27,6 +28,7 @@ L1_PACKAGES = (
     *("gcc", "libc6-dev", "kmod", "iproute2", "strace", "busybox-static"),
     *("qemu-system-x86", "qemu-system-data", "seabios", "ipxe-qemu"),
     *("qemu-utils", "e2fsprogs"),
+    *("curl", "iperf3", "libslirp0", "passt", "tshark"),
 )
 FLAVOUR = "generic"
 DISK_SIZE = "4G"  # sparse

@@ -6,6 +6,7 @@
     unix:PATH   sockets.UnixServer
     stdio       terminal.Stdio
     buffer      buffer.Buffer: for a program that drives the machine
+    stdin, stdout, stderr    terminal.StandardFile: one of them alone
 
 Nothing here waits. Output that a descriptor does not take now is kept and sent when it does; input
 that the guest has no room for stays where it comes from. A descriptor is asked by poll(2) before
@@ -39,6 +40,9 @@ class Port(Protocol):
 
     def drained(self) -> None:
         """All output has been sent."""
+
+    def ended(self) -> None:
+        """All input has been received; there will be no more."""
 
     def resized(self) -> None:
         """The terminal at the other end has another size."""
@@ -173,6 +177,9 @@ class Stream(Chardev):
         with self._lock:
             self._source = None
             self._watch()
+            both = self._sink is not None
+        if not both:  # a guest that is told takes it for the end of its output, too
+            self._port.ended()
 
     def broken(self, error: OSError) -> None:
         """Output failed. With the lock held, on any thread."""
@@ -323,6 +330,10 @@ def open_chardev(kind: str, loop: Loop, quit_requested: Callable[[], object]) ->
             from pyvmm.backends.terminal import Stdio
 
             return Stdio(loop, quit_requested)
+        case (("stdin" | "stdout" | "stderr"), False):
+            from pyvmm.backends.terminal import StandardFile
+
+            return StandardFile(loop, name, quit_requested)
         case "buffer", False:
             from pyvmm.backends.buffer import Buffer
 

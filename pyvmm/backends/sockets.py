@@ -20,7 +20,7 @@ class UnixServer(Stream):
 
     def __init__(self, loop: Loop, path: str) -> None:
         self.where = path
-        self._listener = _listen(path)
+        self._listener = listen(path)
         self._inode = os.stat(path).st_ino
         super().__init__(loop, None, None, keep=KEPT_UNREAD)
 
@@ -35,12 +35,7 @@ class UnixServer(Stream):
         if self._listener.fileno() < 0:
             return
         self._loop.unwatch(self._listener.fileno())
-        self._listener.close()
-        try:
-            if os.stat(self.where).st_ino == self._inode:  # not one that took our place
-                os.unlink(self.where)
-        except FileNotFoundError:
-            pass
+        stop_listening(self._listener, self.where, self._inode)
 
     def hung_up(self) -> None:
         """The client has gone: wait for the next one."""
@@ -84,15 +79,28 @@ class UnixServer(Stream):
         self._owned = ()
 
 
-def _listen(path: str) -> socket.socket:
-    """A socket that listens at `path`, in place of one that nobody listens on any more."""
+def stop_listening(listener: socket.socket, path: str, inode: int) -> None:
+    """Close a listening socket, and remove its path unless another has taken its place."""
+    listener.close()
+    try:
+        if os.stat(path).st_ino == inode:
+            os.unlink(path)
+    except FileNotFoundError:
+        pass
+
+
+def listen(path: str, backlog: int = 1) -> socket.socket:
+    """A socket that listens at `path`, in place of one that nobody listens on any more.
+
+    `backlog` is how many may wait to be accepted. Raises HostError.
+    """
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
         if _is_stale(path):
             os.unlink(path)
         listener.bind(path)
         os.chmod(path, 0o600)  # nobody can connect before listen()
-        listener.listen(1)
+        listener.listen(backlog)
     except OSError as error:
         listener.close()
         raise HostError(f"{path} cannot be listened on: {error.strerror or error}") from error

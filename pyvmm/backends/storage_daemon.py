@@ -10,21 +10,13 @@ import os
 import socket
 import stat
 import subprocess
-from contextlib import suppress
 
+from pyvmm.backends.daemon import DYING_SECONDS, Daemon, find, make_sockets
 from pyvmm.errors import HostError
 from pyvmm.typed import Any
 from pyvmm.value import Value
 
 PROGRAM = "qemu-storage-daemon"
-PACKAGES = {  # of Debian 12
-    PROGRAM: "qemu-system-common",
-    "qemu-img": "qemu-utils",
-    "setpriv": "util-linux",
-}
-STOP_SECONDS = 10.0  # to write what it holds back and to close the image
-DYING_SECONDS = 1.0  # between hanging up and being gone
-PIPE_SIZE = 64 << 10  # bytes, see pipe(7)
 SCRATCH = "/var/tmp"  # for what may be large: file-hierarchy(7)
 
 
@@ -51,75 +43,40 @@ class StorageDaemon:
         self._image = image
         self._queues = queues
         self._overlay: int | None = None  # the descriptor of a snapshot's changes
-        self._process: subprocess.Popen[bytes] | None = None
+        self.daemon = Daemon(PROGRAM)
         self._said: list[str] = []  # its options, which its messages repeat
-        self._messages = -1  # where it says what is wrong
 
     def connect(self) -> socket.socket:
         """Start it. Raises HostError."""
         if self._image.snapshot and self._overlay is None:
             self._overlay = _make_overlay(self._image)
-        program = _find(PROGRAM)
-        listener, connection = _make_sockets()
+        program = find(PROGRAM)
+        listener, connection = make_sockets(PROGRAM)
         self._said = self._options(listener.fileno())
         fds = [listener.fileno()] + ([] if self._overlay is None else [self._overlay])
-        self._messages, messages = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         try:
-            self._process = subprocess.Popen(
-                [
-                    *(_find("setpriv"), "--pdeathsig", "TERM", "--no-new-privs", "--"),
-                    *(program, *self._said),
-                ],
-                stdin=subprocess.DEVNULL,
-                stdout=messages,
-                stderr=messages,  # non-blocking: a guest that makes it complain cannot stall it
-                pass_fds=fds,
-                process_group=0,  # not the terminal's: it has to outlive a Ctrl-C
-            )
-        except (OSError, HostError) as error:
+            self.daemon.start([program, *self._said], fds)
+        except HostError:
             connection.close()
-            os.close(self._messages)
-            raise HostError(f"{PROGRAM} cannot be started: {error}") from error
+            raise
         finally:
             listener.close()
-            os.close(messages)
         return connection
 
     def explain(self, clause: str) -> str:
         """A sentence on why it failed, in its own words if it left any."""
-        return f"{self._image.path}: {self._end(DYING_SECONDS) or f'{PROGRAM} failed: {clause}'}"
+        words = _shorten(self.daemon.end(DYING_SECONDS), self._said)
+        return f"{self._image.path}: {words or f'{PROGRAM} failed: {clause}'}"
 
     def disconnect(self) -> None:
         """End it."""
-        self._end(0)
+        self.daemon.end()
 
     def close(self) -> None:
         """Forget what a snapshot has kept."""
         if self._overlay is not None:
             os.close(self._overlay)
             self._overlay = None
-
-    def _end(self, patience: float) -> str:
-        """End it if it does not in `patience` seconds; what it has said, or how it ended."""
-        process, self._process = self._process, None
-        if process is None:
-            return ""
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(patience)
-        ended = process.poll()
-        for insist in (process.terminate, process.kill):
-            if process.returncode is None:
-                insist()
-                with suppress(subprocess.TimeoutExpired):
-                    process.wait(STOP_SECONDS)
-        try:
-            words = os.read(self._messages, PIPE_SIZE).decode(errors="backslashreplace")
-        except BlockingIOError:  # it is stuck in the kernel
-            words = ""
-        os.close(self._messages)
-        if ended is not None and ended < 0:
-            return f"{PROGRAM} was killed by signal {-ended}"
-        return _shorten(words, self._said)
 
     def _options(self, listener: int) -> list[str]:
         import json
@@ -152,46 +109,14 @@ class StorageDaemon:
         return [*options, "--blockdev", node, "--export", json.dumps(export)]
 
 
-def _find(program: str) -> str:
-    import shutil
-
-    path = shutil.which(program)
-    if path is None:
-        raise HostError(
-            f"{program} must be installed; it is in Debian's package {PACKAGES[program]}"
-        )
-    return path
-
-
 def _file(path: str) -> dict[str, str]:
     device = os.path.exists(path) and stat.S_ISBLK(os.stat(path).st_mode)
     return {"driver": "host_device" if device else "file", "filename": path}
 
 
-def _make_sockets() -> tuple[socket.socket, socket.socket]:
-    """One that listens, for the daemon, and one that is connected to it already.
-
-    It needs a name for that, in a directory of ours, and loses it again at once.
-    """
-    import tempfile
-
-    listener, connection = socket.socket(socket.AF_UNIX), socket.socket(socket.AF_UNIX)
-    try:
-        with tempfile.TemporaryDirectory(prefix="pyvmm-") as directory:
-            name = os.path.join(directory, "disk")
-            listener.bind(name)
-            listener.listen(1)
-            connection.connect(name)
-    except OSError as error:
-        listener.close()
-        connection.close()
-        raise HostError(f"No socket can be made for {PROGRAM}: {error}") from error
-    return listener, connection
-
-
 def _make_overlay(image: Image) -> int:
     """A file without a name, for what differs from the image. Raises HostError."""
-    program = _find("qemu-img")
+    program = find("qemu-img")
     directory = os.environ.get("TMPDIR", SCRATCH)
     try:
         fd = os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)

@@ -112,6 +112,30 @@ class Stdio(Stream):
         return self._escapes.feed(data) if self._escapes is not None else data
 
 
+class StandardFile(Stream):
+    """Standard input, output or error alone; `name` is stdin, stdout or stderr.
+
+    Nobody who reads the output any more is the user's wish to end, as SIGPIPE is to a program.
+    """
+
+    def __init__(self, loop: Loop, name: str, quit_requested: Callable[[], object]) -> None:
+        fd = ("stdin", "stdout", "stderr").index(name)
+        self.where = name
+        self._quit_requested = quit_requested
+        if fd == 0:
+            super().__init__(loop, fd, None)
+        else:
+            own = _reopen(fd) if os.isatty(fd) else None
+            super().__init__(
+                loop, None, fd if own is None else own, owned=() if own is None else (own,)
+            )
+
+    def broken(self, error: OSError) -> None:
+        """See Stream."""
+        super().broken(error)
+        self._loop.call_soon(self._quit_requested)
+
+
 def _reopen(fd: int) -> int | None:
     """The terminal `fd` opened anew, not blocking: poll(2) does not say how much it will take."""
     try:

@@ -211,6 +211,9 @@ class Serial(Device):
                 self._thr_interrupt = True
             self._sync()
 
+    def ended(self) -> None:
+        """A serial line has no way to tell the guest."""
+
     def resized(self) -> None:
         """A serial line does not tell. Any thread."""
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from pyvmm.layout import KIB
 from pyvmm.typed import Protocol
@@ -19,12 +20,13 @@ from pyvmm.virtio import console_spec as spec
 from pyvmm.virtio import virtio_spec
 from pyvmm.virtio.chain import Chain
 from pyvmm.virtio.device import VirtioDevice, ring_doorbell
-from pyvmm.virtio.virtqueue import Ring, Virtqueue
+from pyvmm.virtio.virtqueue import QueueError, Ring, Virtqueue
 
 QUEUE_SIZE = 64
 CHUNK = 4 * KIB  # bytes of output that are handed on at once
 INPUT_KEPT = 4 * KIB  # bytes of input taken from the back end before the guest has room
 TELL_SIZE = 0.0, 1.0  # seconds after the driver is ready
+LAST_PIECES = 1024  # of CHUNK bytes: twice what Linux's driver has under way at most
 UNSENT_STALLS = 64 * KIB  # output waits in the guest while the back end holds more than this
 
 
@@ -68,12 +70,14 @@ class Port:
         self._sending: Chain | None = None  # a request whose output is not all handed on
         self._input = bytearray()
         self._refused = False
+        self._ended = False  # there will be no more input
+        self._closed = False  # and the guest has been told
         self._lock = threading.Lock()  # the input
         backend.attach(self)
 
     def reset(self) -> None:
         """The driver has gone; input waits for the next."""
-        self.opened = self.added = False
+        self.opened = self.added = self._closed = False
         self._sending = None
 
     # ---- the back end's side; its thread ----
@@ -95,6 +99,12 @@ class Port:
         """The back end has sent all that it held."""
         self._device.worker.loop.call_soon(lambda: self._ring(self._receive_queue + 1))
 
+    def ended(self) -> None:
+        """The back end has no more input."""
+        with self._lock:
+            self._ended = True
+        self._device.worker.loop.call_soon(self.look_for_input)
+
     def resized(self) -> None:
         """The terminal has another size. Any thread."""
         self._device.transport.config_changed()
@@ -113,6 +123,13 @@ class Port:
         """Whether the guest should get some now."""
         return self.opened and bool(self._input)
 
+    def has_closed(self) -> bool:
+        """Whether the guest is to be told, once, that it has got all the input that there is."""
+        with self._lock:
+            now = self.opened and self._ended and not self._input and not self._closed
+            self._closed |= now
+        return now
+
     def take_input(self, room: int) -> bytes:
         """The next input, at most `room` bytes."""
         with self._lock:
@@ -127,19 +144,23 @@ class Port:
         """Hand on the guest's output, a piece at a time, for as long as the back end takes it."""
         queue.suppress()
         for _ in range(queue.ring.size):
-            if self.backend.unsent > UNSENT_STALLS:
+            if self.backend.unsent > UNSENT_STALLS or not self.transmit_piece(queue):
                 break
-            chain = self._sending or queue.pop()
-            if chain is None:
-                break
-            self.backend.transmit(chain.read(CHUNK))
-            self._sending = chain if chain.readable else None
-            if self._sending is None:
-                queue.push(chain)
         self._device.publish(queue)
         stalled = self.backend.unsent > UNSENT_STALLS  # then `drained` goes on
         if not stalled and (queue.allow() or self._sending is not None):
             ring_doorbell(queue)
+
+    def transmit_piece(self, queue: Virtqueue) -> bool:
+        """Hand on up to CHUNK bytes of output, if there is any."""
+        chain = self._sending or queue.pop()
+        if chain is None:
+            return False
+        self.backend.transmit(chain.read(CHUNK))
+        self._sending = chain if chain.readable else None
+        if self._sending is None:
+            queue.push(chain)
+        return True
 
 
 class _ConsoleDevice(VirtioDevice):
@@ -168,14 +189,32 @@ class _ConsoleDevice(VirtioDevice):
         for port in self.ports:
             port.reset()
 
+    def finish(self) -> None:
+        """See VirtioDevice. What the guest wrote last is often what it was run for."""
+        self.worker.call(self._transmit_rest)
+
+    def _transmit_rest(self) -> None:
+        for index, port in enumerate(self.ports):
+            queue = self.queues.get(spec.receive_queue(index) + 1)
+            if queue is None:
+                continue
+            with suppress(QueueError):
+                for _ in range(LAST_PIECES):
+                    if not port.transmit_piece(queue):
+                        break
+
     def pump(self, queue: Virtqueue) -> None:
         """Move what goes through a port's queue; input waits for buffers, output for the host."""
         for index, port in enumerate(self.ports):
             first = spec.receive_queue(index)
             if queue.ring.index == first:
                 self.feed(queue, port.has_input, port.take_input)
+                self.fed(index)
             elif queue.ring.index == first + 1:
                 port.transmit(queue)
+
+    def fed(self, index: int) -> None:
+        """The guest has got what input there is for a port."""
 
     def feed(
         self, queue: Virtqueue, waiting: Callable[[], bool], take: Callable[[int], bytes]
@@ -244,6 +283,11 @@ class Ports(_ConsoleDevice):
         else:
             self.feed(queue, lambda: bool(self._messages), self._take_message)
 
+    def fed(self, index: int) -> None:
+        """Close a port whose input has ended: then Linux's readers see the end."""
+        if self.ports[index].has_closed():
+            self._send(index, spec.PORT_OPEN, value=0)
+
     def handle(self, queue: Virtqueue, chain: Chain) -> bool:
         """Take one control message; what makes no sense is ignored."""
         message = chain.read(spec.CONTROL.size)
@@ -264,8 +308,8 @@ class Ports(_ConsoleDevice):
                 self.ports[index].look_for_input()
         return True
 
-    def _send(self, index: int, event: int, more: bytes = b"") -> None:
-        self._messages[index, event] = spec.CONTROL.pack(index, event, 1) + more
+    def _send(self, index: int, event: int, more: bytes = b"", value: int = 1) -> None:
+        self._messages[index, event] = spec.CONTROL.pack(index, event, value) + more
         if spec.CONTROL_RECEIVE in self.queues:
             ring_doorbell(self.queues[spec.CONTROL_RECEIVE])
 

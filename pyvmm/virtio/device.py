@@ -135,6 +135,9 @@ class VirtioDevice:
         self._stop()
         self.negotiated = 0
 
+    def finish(self) -> None:
+        """The guest has ended: hand on what it has left for others. Any thread."""
+
     def fail(self, error: QueueError) -> None:
         """The driver broke a rule: say so once, and do nothing more until it resets the device."""
         self.complain(f"broke a rule: {error}")

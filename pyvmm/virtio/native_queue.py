@@ -23,6 +23,7 @@ _REASONS = {
     lib.PV_RING_INDIRECT: "an indirect descriptor may not be here (§2.7.5.3.1, §2.8.19)",
     lib.PV_RING_TABLE: "an indirect table has {0} bytes (§2.7.5.3, §2.8.7)",
     lib.PV_RING_OUTSIDE: "an indirect table is not in RAM: {ram} (§2.7.5.3)",
+    lib.PV_RING_ROOM: "a receive buffer must have room for a header (§5.1.6.3.1)",
 }
 
 

@@ -144,8 +144,12 @@ class VhostUser:
         self._tell(spec.SET_VRING_ERR, spec.U64.pack(index), [error])
         self._tell(spec.SET_VRING_CALL, spec.U64.pack(index), [ring.call])
         self._tell(spec.SET_VRING_KICK, spec.U64.pack(index), [ring.doorbell])
+        self.enable_ring(index, True)
+
+    def enable_ring(self, index: int, enabled: bool) -> None:
+        """Have it use a ring that is started, or not."""
         if self.features & spec.F_PROTOCOL_FEATURES:  # "Ring states": otherwise it is enabled now
-            self._tell(spec.SET_VRING_ENABLE, spec.VRING_STATE.pack(index, 1))
+            self._tell(spec.SET_VRING_ENABLE, spec.VRING_STATE.pack(index, enabled))
 
     def stop_ring(self, index: int) -> int:
         """Have it take nothing more from a ring; the available index that it has got to."""

@@ -55,6 +55,7 @@ class VhostUserDevice(VirtioDevice):
     """The front end of a vhost-user device. Unless a method says otherwise: the worker's thread."""
 
     shares_memory = True
+    irreplaceable = ""  # what is lost when a back end dies so that no other can go on, if anything
 
     def __init__(
         self,
@@ -244,7 +245,7 @@ class VhostUserDevice(VirtioDevice):
 
     def _keep_record(self, link: VhostUser) -> None:
         """See that what is in flight will be known if the back end dies."""
-        if self._inflight is None and self._journals is None:
+        if self._inflight is None and self._journals is None and not self.irreplaceable:
             if link.has(vhost.PROTOCOL_F_INFLIGHT_SHMFD):
                 self._inflight = link.get_inflight(len(self.queue_sizes), max(self.queue_sizes))
             elif self.negotiated & spec.F_EVENT_IDX:
@@ -327,6 +328,8 @@ class VhostUserDevice(VirtioDevice):
 
     def _obstacle(self) -> str:
         """Why no other can go on where the last back end was. Raises QueueError."""
+        if self.irreplaceable:
+            return f", {self.irreplaceable}"
         if self._replaced:
             return ", again"
         if self._journals is not None:

@@ -176,6 +176,9 @@ class Connection(threading.Thread):
                 return spec.U64.pack(fake.protocol), []
             case spec.SET_FEATURES:
                 (self.features,) = spec.U64.unpack(payload)
+                fake.features_set.append(self.features)
+            case spec.SET_VRING_ENABLE:
+                fake.enabled.append(payload)
             case spec.GET_QUEUE_NUM:
                 return spec.U64.pack(fake.queues), []
             case spec.GET_CONFIG:
@@ -254,6 +257,8 @@ class FakeBackEnd:
         self.queues = 4
         self.config = bytearray(range(64))
         self.answers: dict[int, bytes | None] = {}
+        self.features_set: list[int] = []
+        self.enabled: list[bytes] = []  # the payloads of SET_VRING_ENABLE
         self.heads: dict[int, bytes] = {}
         self.refusing = False  # connections
         self.hold = True  # what says HOLD

@@ -10,8 +10,16 @@ from rig import NestedHost, Process
 
 GUESTS = "build/guests"
 VIRTIO_DRIVERS = ("--initrd", f"{GUESTS}/virtio.img")  # a second initramfs
+DEBIAN = "/dev/vdb"  # of the nested host: build/guests/debian.img, with writes that are lost
+# Debian's programs, run as `chroot /mnt /bin/PROGRAM`; its disk must be vda. With a bare name,
+# busybox would run its own.
+TOOLS = (
+    "mount -o ro,noload /dev/vda /mnt && "
+    "for folder in proc sys dev tmp; do mount --bind /$folder /mnt/$folder; done"
+)
 PROMPT = rb"guest# "
 BOOT_TIMEOUT = 300.0  # seconds; five to ten when nothing else runs
+LOGIN_TIMEOUT = 600.0  # thirty when nothing else runs
 
 
 def start(
@@ -42,6 +50,13 @@ def boot(
     process.expect(rb"init: ready", BOOT_TIMEOUT)
     process.expect(PROMPT)
     return process
+
+
+def log_in(guest: Process) -> None:
+    """Log in to Debian as root, who has no password."""
+    guest.expect(rb"login: ", LOGIN_TIMEOUT)
+    guest.write(b"root\n")
+    guest.expect(rb"root@debian:~# ")
 
 
 def ask(guest: Process, command: str, timeout: float = BOOT_TIMEOUT) -> tuple[int, str]:

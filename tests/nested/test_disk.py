@@ -8,24 +8,28 @@ from collections.abc import Iterator
 from hashlib import sha256
 
 import pytest
-from linuxguest import BOOT_TIMEOUT, VIRTIO_DRIVERS, ask, boot, power_off, start, told
+from linuxguest import (
+    BOOT_TIMEOUT,
+    DEBIAN,
+    LOGIN_TIMEOUT,
+    TOOLS,
+    VIRTIO_DRIVERS,
+    ask,
+    boot,
+    log_in,
+    power_off,
+    start,
+    told,
+)
 from rig import NestedHost, Process
 
-DEBIAN = "/dev/vdb"  # of the nested host: build/guests/debian.img, with writes that are lost
 SCRATCH = "/tmp/scratch.img"
 SECTOR = 512
 MIB = 1 << 20
-LOGIN_TIMEOUT = 600.0  # seconds; thirty when nothing else runs
 FIO_READ_KIB, FIO_WRITTEN_KIB = 5, 46  # fio(1), terse output, version 3
 VERSION_1, RING_PACKED = 32, 34  # VIRTIO 1.2 §6
 
 FORGET = "echo 3 >/proc/sys/vm/drop_caches"  # so that the disk is read again
-# Debian's programs, run as `chroot /mnt /bin/PROGRAM`; its disk must be vda. With a bare name,
-# busybox would run its own.
-TOOLS = (
-    "mount -o ro,noload /dev/vda /mnt && "
-    "for folder in proc sys dev tmp; do mount --bind /$folder /mnt/$folder; done"
-)
 
 
 @pytest.fixture(autouse=True)
@@ -62,13 +66,6 @@ def write_image(host: NestedHost, path: str, text: str) -> None:
 def hash_of(host: NestedHost, path: str) -> str:
     """SHA-256 of a file of the nested host."""
     return host.run(["sha256sum", path])[1].split()[0]
-
-
-def log_in(guest: Process) -> None:
-    """Log in as root, who has no password."""
-    guest.expect(rb"login: ", LOGIN_TIMEOUT)
-    guest.write(b"root\n")
-    guest.expect(rb"root@debian:~# ")
 
 
 def test_debian_keeps_what_it_wrote_across_a_reboot(nested_host: NestedHost) -> None:

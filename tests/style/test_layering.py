@@ -20,7 +20,7 @@ HEAVY = {
 
 # Each part, and the parts that it may import. VALUES are modules that know of nothing else, and
 # like facts, in `_spec` modules, are open to all.
-VALUES = {"errors", "layout", "ends", "value", "printable", "log", "typed"}
+VALUES = {"errors", "layout", "ends", "value", "printable", "log", "suboptions", "typed"}
 BASE = {"bus", "memory", "irq", "loop", "hooks", "worker", "context", "fastpath", "pci", "msi"}
 MAY_IMPORT = {
     "native": {"_native"},
@@ -29,7 +29,8 @@ MAY_IMPORT = {
     "virtio": BASE | {"native"},
     "backends": BASE,
     "hello": {"native"},
-    "boot": {"memory", "kvm", "hello"},
+    "guestinit": {"native"},
+    "boot": {"memory", "kvm", "hello", "guestinit"},
     "runloop": {"bus", "kvm", "native"},
     **dict.fromkeys(BASE, BASE | {"kvm", "native"}),
     **dict.fromkeys(VALUES, VALUES),
@@ -46,6 +47,9 @@ TOP = {
     "config",
     "postmortem",
     "disk_config",
+    "net_config",
+    "vsock_config",
+    "share_config",
     "peripherals",
     "wiring",
 }

@@ -11,6 +11,7 @@ STATUSES = [
     (ends.Reset(), 0),
     (ends.Quit(), 0),
     (ends.DebugExit(33), 33),
+    (ends.Exited(200), 200),
     (ends.TripleFault(0), 3),
     (ends.EntryFailed(0, 7), 3),
     (ends.EmulationFailed(0, 1, b"\x0f"), 3),

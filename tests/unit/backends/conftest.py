@@ -18,6 +18,7 @@ class FakePort:
         self.room = 1 << 30
         self.received = bytearray()
         self.drains = 0
+        self.inputs_ended = 0
 
     def receive(self, data: bytes) -> int:
         taken = min(self.room, len(data))
@@ -27,6 +28,9 @@ class FakePort:
 
     def drained(self) -> None:
         self.drains += 1
+
+    def ended(self) -> None:
+        self.inputs_ended += 1
 
 
 class Stage:

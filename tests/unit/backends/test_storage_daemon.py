@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from pyvmm.backends import storage_daemon
+from pyvmm.backends.daemon import PACKAGES
 from pyvmm.disk_config import Disk
 from pyvmm.errors import HostError
 from pyvmm.peripherals import Host
@@ -24,7 +25,8 @@ from tests.fakes.driver import PATIENCE, Guest
 
 pytestmark = [
     pytest.mark.skipif(not shutil.which(program), reason=f"{program} is not installed ({package})")
-    for program, package in storage_daemon.PACKAGES.items()
+    for program in (storage_daemon.PROGRAM, "qemu-img", "setpriv")
+    for package in [PACKAGES[program]]
 ]
 
 HOST = Host(**dict.fromkeys(Host.fields) | {"cpus": 2})  # these disks need nothing else of it
@@ -112,8 +114,8 @@ def daemon(guest: Guest) -> int:
     assert isinstance(guest.device, VhostUserBlk)
     back_end = guest.device.back_end
     assert isinstance(back_end, storage_daemon.StorageDaemon)
-    assert back_end._process is not None
-    return back_end._process.pid
+    assert back_end.daemon.pid is not None
+    return back_end.daemon.pid
 
 
 def wait_end(pidfd: int) -> None:
@@ -313,9 +315,9 @@ def test_a_missing_program_is_named_with_its_package(
     image: Path, program: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = shutil.which
-    monkeypatch.setattr(shutil, "which", lambda name: None if name == program else found(name))
+    monkeypatch.setattr(shutil, "which", lambda name, **_: None if name == program else found(name))
     message = refusal(image, snapshot=True)
-    package = storage_daemon.PACKAGES[program]
+    package = PACKAGES[program]
     assert message == f"{program} must be installed; it is in Debian's package {package}"
 
 
@@ -335,7 +337,7 @@ def test_the_daemon_ends_with_a_process_that_is_killed(image: Path) -> None:
         "import sys; from pyvmm.disk_config import Disk; from pyvmm.peripherals import Host\n"
         "host = Host(**dict.fromkeys(Host.fields) | {'cpus': 1})\n"
         "device = Disk('vda', sys.argv[1]).open(host)\n"
-        "print(device.back_end._process.pid, flush=True)\n"
+        "print(device.back_end.daemon.pid, flush=True)\n"
         "sys.stdin.read()\n"
     )
     with subprocess.Popen(

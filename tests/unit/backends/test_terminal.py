@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import termios
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
-from pyvmm.backends.terminal import EscapeParser, Stdio, raw_mode
+from pyvmm.backends.terminal import EscapeParser, StandardFile, Stdio, raw_mode
 from tests.unit.backends.conftest import Stage
 
 
@@ -108,3 +109,56 @@ def test_stdio_on_a_pipe_passes_every_byte(stage: Stage) -> None:
     stage.run(stdio.close)
     os.close(source)
     os.close(keyboard)
+
+
+@contextmanager
+def piped(fd: int) -> Iterator[int]:
+    """Make a standard file a pipe, and give its other end, which the test closes."""
+    kept = os.dup(fd)
+    source, sink = os.pipe()
+    ours, theirs = (source, sink) if fd == 0 else (sink, source)
+    os.dup2(ours, fd)
+    os.close(ours)
+    try:
+        yield theirs
+    finally:
+        os.dup2(kept, fd)
+        os.close(kept)
+
+
+def test_standard_input_alone_ends(stage: Stage) -> None:
+    with piped(0) as keyboard:
+        line = StandardFile(stage.loop, "stdin", lambda: None)
+        line.attach(stage.port)
+        os.write(keyboard, b"last\x01x")
+        stage.until(lambda: stage.port.received == b"last\x01x")
+        assert stage.port.inputs_ended == 0
+        os.close(keyboard)
+        stage.until(lambda: stage.port.inputs_ended == 1)
+        stage.run(line.close)
+
+
+def test_standard_output_that_nobody_reads_ends_the_machine(stage: Stage) -> None:
+    quits: list[bool] = []
+    with piped(1) as reader:
+        line = StandardFile(stage.loop, "stdout", lambda: quits.append(True))
+        line.attach(stage.port)
+        line.transmit(b"first")
+        assert os.read(reader, 9) == b"first"
+        os.close(reader)
+        line.transmit(b"second")
+        stage.until(lambda: quits)
+        stage.run(line.close)
+
+
+def test_the_end_of_input_is_not_told_where_it_would_end_output_too(stage: Stage) -> None:
+    source, keyboard = os.pipe()
+    other, sink = os.pipe()
+    stdio = Stdio(stage.loop, lambda: None, source, sink)
+    stdio.attach(stage.port)
+    os.close(keyboard)
+    stage.until(lambda: stdio._source is None)
+    assert stage.port.inputs_ended == 0
+    stage.run(stdio.close)
+    for fd in (source, other, sink):
+        os.close(fd)

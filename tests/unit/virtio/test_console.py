@@ -374,3 +374,77 @@ def test_ports_are_announced_again_after_a_reset(ports: Multiport) -> None:
     again = Multiport(ports.guest)
     again.tell(0, spec.DEVICE_READY)
     assert [event for _, event, _, _ in again.hear(2)] == [spec.DEVICE_ADD] * 2
+
+
+# ---- ends ----
+
+
+def test_the_end_of_input_closes_the_port_once_the_guest_has_got_it_all(
+    ports: Multiport, lines: list[Line]
+) -> None:
+    open_both(ports)
+    queue = ports.guest.queues[spec.receive_queue(1)]
+    lines[1].type(b"last")
+    lines[1]._port.ended()
+    ports.guest.device.worker.call(lambda: None)
+    ports.inbound.add(writable=[64])
+    ports.inbound.kick()
+    ports.guest.device.worker.call(lambda: None)
+    assert ports.inbound.collect() == []
+    queue.add(writable=[16])
+    queue.kick()
+    assert queue.wait()[0].data == b"last"
+    assert ports.inbound.wait()[0].data == spec.CONTROL.pack(1, spec.PORT_OPEN, 0)
+    lines[1]._port.look_for_input()
+    ports.tell(0, spec.PORT_READY)
+    assert [message[:2] for message in ports.hear(2)] == [
+        (0, spec.PORT_NAME),
+        (0, spec.PORT_OPEN),
+    ]
+
+
+def test_input_that_ended_early_is_told_to_a_guest_that_opens_the_port(
+    ports: Multiport, lines: list[Line]
+) -> None:
+    lines[0]._port.ended()
+    ports.tell(0, spec.DEVICE_READY)
+    ports.hear(2)
+    ports.tell(0, spec.PORT_READY)
+    assert ports.hear(2)[1] == (0, spec.PORT_OPEN, 1, b"")
+    ports.tell(0, spec.PORT_OPEN)
+    assert ports.hear(1) == [(0, spec.PORT_OPEN, 0, b"")]
+
+
+def test_what_the_guest_wrote_last_goes_out_although_the_line_is_slow(
+    guest: Guest, line: Line
+) -> None:
+    guest.start()
+    queue = guest.queues[TRANSMIT]
+    line.slow = True
+    data = os.urandom(2 * device_module.UNSENT_STALLS)
+    queue.add([data])
+    queue.publish()  # without a doorbell, which may not have been heard yet
+    guest.device.finish()
+    assert line.stuck == data
+
+
+def test_what_is_handed_on_at_the_end_is_bounded(
+    guest: Guest, line: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(device_module, "LAST_PIECES", 3)
+    monkeypatch.setattr(device_module, "UNSENT_STALLS", 0)  # one piece stalls it
+    line.slow = True
+    guest.start()
+    guest.queues[TRANSMIT].add([bytes(8 * device_module.CHUNK)])
+    guest.queues[TRANSMIT].kick()
+    line.wait(lambda: len(line.stuck) == device_module.CHUNK)
+    guest.device.finish()
+    assert len(line.stuck) == 4 * device_module.CHUNK
+
+
+def test_a_ring_that_is_broken_does_not_matter_at_the_end(guest: Guest, line: Line) -> None:
+    guest.start()
+    queue = guest.queues[TRANSMIT]
+    guest.memory.write(queue.ring.driver_area + 2, b"\xff\xff")  # the available index
+    guest.device.finish()
+    assert line.sent == b""

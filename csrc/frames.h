@@ -1,0 +1,43 @@
+/* What net.c and its fuzz target share: the frames of one pair of queues, without its thread. */
+
+#include <stdint.h>
+#include <sys/uio.h>
+
+#include "ring.h"
+#include "net.h"
+
+enum pv_frame_limits {
+    FRAME_MAX = 12 + 18 + 65536, /* header, Ethernet header with a tag, GSO_LEGACY_MAX_SIZE */
+};
+
+/* A receive buffer of the driver's that is popped and not used yet. */
+struct held {
+    uint16_t head, count;
+    uint32_t buffers; /* how many of `buffers` below are its */
+    uint64_t length;
+};
+
+struct frames {
+    struct pv_chain chain;
+    struct held held[PV_QUEUE_MAX];
+    struct iovec buffers[2 * PV_QUEUE_MAX];
+    uint32_t held_count, buffer_count, descriptors; /* of all that is held */
+    uint64_t room;
+    uint64_t length;          /* of a frame that was read and waits for more buffers, or 0 */
+    uint64_t placed;          /* how much of it is in the buffers; the rest is in `spill` */
+    uint8_t spill[FRAME_MAX]; /* what the buffers had no room for */
+};
+
+enum received {
+    TAKEN, /* a frame is dealt with */
+    NONE,  /* there is none */
+    FULL,  /* the driver has no room, now */
+    BROKEN,
+    GONE, /* the descriptor fails */
+};
+
+/* Receive a frame into the driver's buffers; the used ones are pushed. */
+enum received pv_receive(struct pv_net *net, struct frames *frames);
+
+/* Send the frame of a chain that was popped; how many bytes that were. */
+uint64_t pv_send(struct pv_net *net, const struct pv_chain *chain);
