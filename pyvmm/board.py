@@ -25,6 +25,7 @@ from pyvmm.devices.pvpanic import PvPanic
 from pyvmm.devices.rtc import Rtc
 from pyvmm.devices.serial import CharBackend, Serial
 from pyvmm.errors import UsageError
+from pyvmm.events import Event
 from pyvmm.fastpath import FastPath
 from pyvmm.fastpath import enabled as fastpath_enabled
 from pyvmm.irq import GsiLine
@@ -59,6 +60,7 @@ class Callbacks(Value):
     output: Callable[[int, bytes], object]  # what serial port 0 or 1 sends
     open_line: Callable[[str, str], Chardev]  # see peripherals.Host
     stop: Callable[[str], Callable[[], object]]  # see peripherals.Host
+    tell: Callable[[Event], object]  # see peripherals.Host
 
 
 class Board:

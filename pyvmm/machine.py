@@ -7,10 +7,10 @@ caller of `run`, or a thread of its own after `start`.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack
 
-from pyvmm import ends
+from pyvmm import ends, events
 from pyvmm.backends.chardev import Chardev, open_chardev
 from pyvmm.board import Board, Callbacks
 from pyvmm.config import MachineConfig
@@ -18,10 +18,10 @@ from pyvmm.consolelog import ConsoleLog
 from pyvmm.ends import End
 from pyvmm.errors import UsageError
 from pyvmm.kvm import Vcpu
-from pyvmm.log import Log
 from pyvmm.loop import Loop, start_thread
 from pyvmm.memory import GuestMemory
-from pyvmm.runloop import Gate, end_of, run_vcpu
+from pyvmm.runloop import end_of, run_vcpu
+from pyvmm.runstate import Hold, RunState
 from pyvmm.timeline import Timeline
 from pyvmm.typed import TYPE_CHECKING, Any
 
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from pyvmm.backends.buffer import Buffer
     from pyvmm.diagnosis import Report
     from pyvmm.virtio.device import VirtioDevice
-
-log = Log(__name__)
 
 
 class Machine:
@@ -60,6 +58,7 @@ class Machine:
         self._wanted: End | None = None
         self._error: BaseException | None = None
         self._threads: list[threading.Thread] = []
+        self._listeners: list[Callable[[events.Event], object]] = []
 
     # ---- opening and closing ----
 
@@ -83,6 +82,8 @@ class Machine:
 
             backends = [open_line(f"COM{n}", kind) for n, kind in enumerate(self.config.serial, 1)]
             self._console = ConsoleLog(len(backends))
+            self.run_state = RunState(self._tell)
+            self._unstarted = self.run_state.hold("not started")
             callbacks = Callbacks(
                 power_off=lambda: self._request(ends.PoweredOff()),
                 reset=lambda: self._request(ends.Reset()),
@@ -91,16 +92,15 @@ class Machine:
                 panicked=lambda: self._request(ends.GuestPanic(self._console.panic, "pvpanic")),
                 output=self._on_output,
                 open_line=open_line,
-                stop=self._stop,
+                stop=self.run_state.stop,
+                tell=self._tell,
             )
             board = Board(self.config, self.loop, backends, callbacks, progress)
             stack.callback(board.close)
-            self._gate = Gate(board.vcpus)
+            self.run_state.vcpus = board.vcpus
             self._stack = stack.pop_all()
         self._end = self._wanted = self._error = None
-        self._paused = False
-        self._looking = 0  # how many are inside `paused`
-        self._stops: dict[object, str] = {}  # the reasons of devices that have stopped the guest
+        self._ending: Hold | None = None
         self._board = board
         self.timeline = Timeline()
         self.timeline.mark("ready")
@@ -113,7 +113,7 @@ class Machine:
         if self._board is None:
             return
         self.quit()
-        self._gate.end()
+        self.run_state.gate.end()
         for thread in self._threads:
             if thread.name == "loop":
                 self.loop.stop()
@@ -140,18 +140,18 @@ class Machine:
 
     # ---- running ----
 
-    def start(self) -> None:
-        """Let the guest run, with the event loop on a thread of its own."""
-        self._start_vcpus()
+    def start(self, *, paused: bool = False) -> None:
+        """Let the guest run, or stand `paused`, with the event loop on a thread of its own."""
+        self._start_vcpus(paused)
         self._threads.append(start_thread("loop", self._run_loop))
 
-    def run(self) -> End:
+    def run(self, *, paused: bool = False) -> End:
         """Let the guest run, with the event loop on the calling thread, until it ends."""
-        self._start_vcpus()
+        self._start_vcpus(paused)
         try:
             self.loop.run()
         finally:
-            self._gate.shut()
+            self.run_state.hold("ended")
         return self.wait()
 
     def wait(self, timeout: float | None = None) -> End:
@@ -177,7 +177,7 @@ class Machine:
             return "closed"
         if self._end is not None:
             return "ended"
-        return "running" if self._gate.opened else "paused"
+        return "running" if self.run_state.running else "paused"
 
     def pause(self) -> None:
         """Stop every vCPU between two instructions, and wait until that is so.
@@ -185,10 +185,7 @@ class Machine:
         Not on a vCPU's or the loop's thread.
         """
         _ = self.board
-        with self._lock:
-            self._paused = True
-            self._gate.shut()
-        self._gate.wait_parked()
+        self.run_state.pause()
 
     def resume(self) -> None:
         """Let the vCPUs go on once nobody is inside `paused`; one that has ended stays stopped.
@@ -196,62 +193,54 @@ class Machine:
         Also one that a device has stopped.
         """
         _ = self.board
-        with self._lock:
-            self._paused = False
-            self._stops.clear()
-            self._go_on()
+        self.run_state.resume()
 
-    @property
-    def stopped_by(self) -> str | None:
-        """The reason for which a device has stopped the guest, as a full disk, if one has."""
-        return next(iter(self._stops.values()), None)
-
-    def _stop(self, reason: str) -> Callable[[], None]:
-        """Stop every vCPU, without waiting for it, until what this returns is called."""
-        stop = object()
-        log.warning("The machine is paused: %s", reason)
-        with self._lock:
-            self._stops[stop] = reason
-            self._gate.shut()
-
-        def go_on() -> None:
-            with self._lock:
-                if self._stops.pop(stop, None) is not None:
-                    self._go_on()
-
-        return go_on
-
-    @contextmanager
-    def paused(self) -> Iterator[None]:
+    def paused(self) -> AbstractContextManager[None]:
         """Pause within a `with`, whatever others do meanwhile; a machine that was paused stays so.
 
         Not on a vCPU's thread.
         """
         _ = self.board
-        with self._lock:
-            self._looking += 1
-            self._gate.shut()
-        self._gate.wait_parked()
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._looking -= 1
-                self._go_on()
+        return self.run_state.paused()
+
+    @property
+    def stopped_by(self) -> str | None:
+        """The reason for which a device has stopped the guest, as a full disk, if one has."""
+        return self.run_state.stopped_by
 
     def power_button(self) -> None:
         """Press the power button; a guest that listens powers itself off."""
         self.board.acpi_pm.power_button()
+        self._tell(events.PowerButton())
 
     def reset(self) -> None:
         """Start the guest again as after power-on, without waiting for it."""
         _ = self.board
-        self._request(ends.Reset())
+        self._request(ends.Reset(), by_guest=False)
 
     def quit(self) -> None:
         """End the guest at once, without waiting for it."""
         if self.state in ("running", "paused"):
             self._request(ends.Quit())
+
+    def listen(self, listener: Callable[[events.Event], object]) -> Callable[[], None]:
+        """Have `listener` told of every event until what this returns is called.
+
+        It is called on any thread, perhaps with a lock of the machine held: it must neither wait
+        nor call the machine.
+        """
+        with self._lock:
+            self._listeners = [*self._listeners, listener]
+
+        def stop() -> None:
+            with self._lock:
+                self._listeners = [one for one in self._listeners if one is not listener]
+
+        return stop
+
+    def _tell(self, event: events.Event) -> None:
+        for listener in self._listeners:
+            listener(event)
 
     # ---- looking inside ----
 
@@ -326,32 +315,20 @@ class Machine:
 
     # ---- threads ----
 
-    def _start_vcpus(self) -> None:
+    def _start_vcpus(self, paused: bool) -> None:
         vcpus = self.board.vcpus
         with self._lock:
             if self._threads:
                 raise UsageError("The machine has been started already")
-            self._paused = False
             self.timeline.mark("entered")
-            # A request from before goes first.
-            if not (self._wanted or self._looking or self._stops):
-                self._gate.open()
-        for vcpu in vcpus:
-            thread = start_thread(f"vcpu{vcpu.index}", self._run_vcpu, vcpu)
-            self._threads.append(thread)
-
-    def _may_run(self) -> bool:
-        """Whether nothing keeps the vCPUs from running; with the lock held."""
-        kept = self._paused or self._looking or self._stops
-        ended = self._wanted or self._end or self._error
-        return bool(self._threads) and not (kept or ended)
-
-    def _go_on(self) -> None:
-        """Open the gate after a pause if nothing speaks against it; with the lock held."""
-        if self._may_run() and not self._gate.opened:
-            for vcpu in self.board.vcpus:
-                vcpu.kvmclock_paused()
-            self._gate.open()
+            if paused:
+                self.run_state.pause()
+            else:
+                self.run_state.resume()
+            self._unstarted.release()
+            for vcpu in vcpus:
+                thread = start_thread(f"vcpu{vcpu.index}", self._run_vcpu, vcpu)
+                self._threads.append(thread)
 
     def _run_loop(self) -> None:
         try:
@@ -362,7 +339,8 @@ class Machine:
     def _run_vcpu(self, vcpu: Vcpu) -> None:
         board = self.board
         vcpu.enter_thread()
-        while self._gate.enter():
+        gate = self.run_state.gate
+        while gate.enter():
             try:
                 end = end_of(vcpu.index, run_vcpu(vcpu, board.pio, board.mmio))
                 if end is not None:
@@ -370,10 +348,10 @@ class Machine:
             except BaseException as error:
                 self._fail(error)
             finally:
-                self._gate.leave()
+                gate.leave()
         vcpu.leave_thread()
 
-    def _request(self, end: End) -> None:
+    def _request(self, end: End, *, by_guest: bool = True) -> None:
         """Have the loop end the run, or reset the machine.
 
         What is asked for first counts, but for a reset, which must not swallow the user's wish.
@@ -384,7 +362,8 @@ class Machine:
             if self._end is not None or (wanted is not None and not overrules):
                 return
             self._wanted = end
-        self._gate.shut()
+            self._by_guest = by_guest
+            self._ending = self._ending or self.run_state.hold("ending")
         self.loop.call_soon(self._do_request)
 
     def _do_request(self) -> None:
@@ -392,7 +371,7 @@ class Machine:
         end = self._wanted
         if end is None or self._end is not None:  # done with the request that this one overruled
             return
-        self._gate.wait_parked()
+        self.run_state.wait_parked()
         self.board.drain()
         for device in self.board.virtio.values():
             device.finish()
@@ -411,24 +390,26 @@ class Machine:
             self._fail(error)
             return
         with self._lock:
-            if self._wanted is not asked:
+            if self._wanted is not asked or self._ending is None:
                 return
             self._wanted = None
-            if self._may_run():
-                self._gate.open()
+            ending, self._ending = self._ending, None
+        self._tell(events.Restarted(self._by_guest))
+        ending.release()
 
     def _finish(self, end: End) -> None:
         self.timeline.mark("ended")
         with self._lock:
             self._end = end
             self._lock.notify_all()
+        self._tell(events.Ended(end))
         self._end_output()
 
     def _fail(self, error: BaseException) -> None:
         with self._lock:
             self._error = self._error or error
             self._lock.notify_all()
-        self._gate.shut()
+        self.run_state.hold("failed")
         self._end_output()
 
     def _end_output(self) -> None:

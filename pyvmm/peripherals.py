@@ -11,6 +11,7 @@ from contextlib import ExitStack
 
 from pyvmm.config import BUFFER, SERIAL_KINDS, check_serial
 from pyvmm.errors import UsageError
+from pyvmm.events import Event
 from pyvmm.loop import Loop
 from pyvmm.memory import parse_size
 from pyvmm.typed import TYPE_CHECKING, Any
@@ -33,6 +34,7 @@ class Host(Value):
     # Stop the machine, for a reason told to the user, until what it returns is called. Any thread;
     # it does not wait for the vCPUs.
     stop: Callable[[str], Callable[[], object]]
+    tell: Callable[[Event], object]  # those who listen to the machine; any thread
     # Open the host's end of a line, by its name and one of config.SERIAL_KINDS; the machine closes
     # it. Raises HostError.
     open_line: Callable[[str, str], Chardev]

@@ -66,7 +66,7 @@ class Gate:
     """What the vCPU threads pass to run the guest. It begins shut."""
 
     def __init__(self, vcpus: Sequence[Vcpu]) -> None:
-        self._vcpus = vcpus
+        self.vcpus = vcpus
         self._condition = threading.Condition()
         self._opened = False
         self._ended = False
@@ -100,7 +100,7 @@ class Gate:
         """Ask every vCPU to come back, without waiting for it. Any thread."""
         with self._condition:
             self._opened = False
-        for vcpu in self._vcpus:
+        for vcpu in self.vcpus:
             vcpu.kick()
 
     def wait_parked(self) -> None:

@@ -34,6 +34,7 @@ def plug_all(board: Board, stack: ExitStack) -> None:
         config.cpus,
         board.loop,
         board.callbacks.stop,
+        board.callbacks.tell,
         board.callbacks.open_line,
         stack,
         config.name,

@@ -111,7 +111,7 @@ def test_what_is_asked_for_before_the_start_comes_first(request_name: str) -> No
         vm.start()
         if request_name == "quit":
             assert vm.wait(PATIENCE) == ends.Quit()
-            assert not vm._gate.opened
+            assert not vm.run_state.running
         else:
             vm.serial.expect(PROMPT, PATIENCE)
 

@@ -20,7 +20,7 @@ HEAVY = {
 
 # Each part, and the parts that it may import. VALUES are modules that know of nothing else, and
 # like facts, in `_spec` modules, are open to all.
-VALUES = {"errors", "layout", "ends", "value", "printable", "log", "suboptions", "typed"}
+VALUES = {"errors", "layout", "ends", "events", "value", "printable", "log", "suboptions", "typed"}
 BASE = {"bus", "memory", "irq", "loop", "hooks", "worker", "context", "fastpath", "pci", "msi"}
 MAY_IMPORT = {
     "native": {"_native"},
@@ -32,6 +32,7 @@ MAY_IMPORT = {
     "guestinit": {"native"},
     "boot": {"memory", "kvm", "hello", "guestinit"},
     "runloop": {"bus", "kvm", "native"},
+    "runstate": {"runloop", "kvm"},
     **dict.fromkeys(BASE, BASE | {"kvm", "native"}),
     **dict.fromkeys(VALUES, VALUES),
 }

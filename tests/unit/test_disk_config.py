@@ -20,7 +20,7 @@ from pyvmm.virtio.blk import Blk
 
 @pytest.fixture
 def host() -> Host:
-    return Host(3, Loop(), lambda reason: lambda: None, lambda *_: None, ExitStack())
+    return Host(3, Loop(), lambda reason: lambda: None, print, lambda *_: None, ExitStack())
 
 
 @pytest.fixture

@@ -43,7 +43,7 @@ class Hole:
 
 
 def make_host(name: str = "pyvmm") -> Host:
-    return Host(2, Loop(), lambda reason: lambda: None, lambda *_: None, ExitStack(), name)
+    return Host(2, Loop(), lambda reason: lambda: None, print, lambda *_: None, ExitStack(), name)
 
 
 @pytest.fixture

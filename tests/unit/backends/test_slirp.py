@@ -439,7 +439,7 @@ def test_no_frame_does_harm(guest: EthernetGuest, hostile: list[bytes]) -> None:
 
 def test_a_device_carries_frames_from_ring_to_ring(guests: Guests) -> None:
     port = free_port()
-    host = Host(1, None, lambda _: print, None, guests)
+    host = Host(1, None, lambda _: print, print, None, guests)
     device = Guest(UserNet("eth0", forward={port: 22}, hostname="frog").open(host))
     guests.callback(device.close)
     device.start()
