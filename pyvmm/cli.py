@@ -6,7 +6,7 @@ import gc
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 
 from pyvmm.config import (
     ENTRIES,
@@ -34,6 +34,7 @@ SETUP_ERROR, WRONG_USAGE = 1, 2
 QUIET = "console=ttyS0 quiet"  # for a command: what the kernel says is for our report only
 INTERRUPTED = 128 + signal.SIGINT  # as a shell tells of a program that a signal ended
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+CONTROL: tuple[str, ...] = ()  # the options that control.py opens a front end for
 POWER_OFF_SECONDS = 10  # what a guest has after SIGTERM pressed its power button
 SAME_SIGNAL_SECONDS = 0.1  # timeout(1) sends its signal to the process, then to the whole group
 
@@ -196,7 +197,11 @@ def _run(args: Arguments) -> int:
         gc.enable()
         own = {"stdin"}.isdisjoint(line.where for line in machine.lines.values())
         patience = 0 if args.rest else POWER_OFF_SECONDS
-        with _signals(machine, signals, patience), raw_mode() if own else nullcontext():
+        with (
+            _controlled(machine, args),
+            _signals(machine, signals, patience),
+            raw_mode() if own else nullcontext(),
+        ):
             end = machine.run()
         for line in machine.lines.values():
             if line.where in ("stdio", "stdout", "stderr") and not isinstance(end, Quit):
@@ -212,6 +217,16 @@ def _run(args: Arguments) -> int:
     if args.timeline:
         _tell(machine.timeline.text())
     return INTERRUPTED if args.rest and isinstance(end, Quit) else end.status
+
+
+def _controlled(machine: Machine, args: Arguments) -> AbstractContextManager[None]:
+    """The front ends that the options ask for."""
+    settings = {name: value for name in CONTROL if (value := vars(args)[name])}
+    if not settings:
+        return nullcontext()
+    from pyvmm.control import controlled
+
+    return controlled(machine, settings)
 
 
 def _show_progress(text: str) -> None:

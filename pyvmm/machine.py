@@ -28,6 +28,7 @@ from pyvmm.typed import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pyvmm.backends.buffer import Buffer
     from pyvmm.diagnosis import Report
+    from pyvmm.monitor.result import Result
     from pyvmm.virtio.device import VirtioDevice
 
 
@@ -304,6 +305,16 @@ class Machine:
         from pyvmm.postmortem import diagnose_machine
 
         return diagnose_machine(self)
+
+    def command(self, line: str) -> Result | None:
+        """Run a command of the monitor, as `info registers`; what it found, if it is for that.
+
+        Not on a vCPU's or the loop's thread. Raises UsageError for what is no command, or any
+        other PyvmmError.
+        """
+        from pyvmm.monitor.session import Session
+
+        return Session(self).execute(line)
 
     def mark_init(self) -> None:
         """Add to the timeline when Linux started init, as its own log in memory tells."""

@@ -53,6 +53,14 @@ TOP = {
     "share_config",
     "peripherals",
     "wiring",
+    "endpoint",
+    "control",
+    "registry",
+    "debugger",
+    "inspection",
+    "tracing",
+    "qmp",
+    "gdb",
 }
 
 

@@ -1,0 +1,119 @@
+"""Where a front end listens: `unix:PATH` or `tcp:HOST:PORT`."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+from contextlib import suppress
+
+from pyvmm.backends.sockets import listen, stop_listening
+from pyvmm.errors import HostError, UsageError
+from pyvmm.log import Log
+from pyvmm.loop import Loop, start_thread
+from pyvmm.typed import TYPE_CHECKING
+from pyvmm.value import Value
+
+if TYPE_CHECKING:
+    import threading
+
+log = Log(__name__)
+
+LOOPBACK = "127.0.0.1"
+CLIENTS_MAX = 16  # of one server at a time
+PORTS = range(1, 1 << 16)
+
+
+class Endpoint(Value):
+    """A path, or a host and a port."""
+
+    path: str = ""
+    host: str = ""
+    port: int = 0
+
+    def __str__(self) -> str:
+        return f"unix:{self.path}" if self.path else f"tcp:{self.host}:{self.port}"
+
+
+def parse_endpoint(text: str, what: str) -> Endpoint:
+    """Read `unix:PATH`, `tcp:HOST:PORT` or `tcp:PORT`, which is on the loopback interface.
+
+    An IPv6 address stands in brackets. Raises UsageError, whose subject is `what`.
+    """
+    kind, _, rest = text.partition(":")
+    if kind == "unix" and rest and "\0" not in rest:
+        return Endpoint(path=rest)
+    host, _, port = rest.rpartition(":")
+    if kind == "tcp" and port.isascii() and port.isdigit() and int(port[:6]) in PORTS:
+        return Endpoint(host=host.removeprefix("[").removesuffix("]") or LOOPBACK, port=int(port))
+    raise UsageError(f"{what} must be unix:PATH or tcp:HOST:PORT, not {text!r}")
+
+
+class Server:
+    """Listens at an endpoint, and serves each client on a thread of its own.
+
+    `serve` is called there with the connected socket, which is closed after it; it must end soon
+    once the socket is shut down. A socket in the file system has the mode 0600.
+    """
+
+    def __init__(
+        self, name: str, loop: Loop, endpoint: Endpoint, serve: Callable[[socket.socket], object]
+    ) -> None:
+        """Listen, and accept while `loop` runs. Raises HostError."""
+        self._name = name
+        self._loop = loop
+        self._endpoint = endpoint
+        self._serve = serve
+        self._clients: dict[socket.socket, threading.Thread] = {}
+        self._listener = _listen(endpoint)
+        self._inode = os.stat(endpoint.path).st_ino if endpoint.path else 0
+        loop.watch(self._listener.fileno(), self._accept)
+
+    def close(self) -> None:
+        """Let all clients go and wait for their threads. Not on the thread of one."""
+        self._loop.unwatch(self._listener.fileno())
+        if self._endpoint.path:
+            stop_listening(self._listener, self._endpoint.path, self._inode)
+        else:
+            self._listener.close()
+        clients = dict(self._clients)
+        for client in clients:
+            with suppress(OSError):
+                client.shutdown(socket.SHUT_RDWR)
+        for thread in clients.values():
+            thread.join()
+
+    def _accept(self) -> None:
+        try:
+            client, _ = self._listener.accept()
+        except OSError:  # it has gone again
+            return
+        if len(self._clients) == CLIENTS_MAX:
+            log.warning("%s: there are %d clients already", self._name, CLIENTS_MAX)
+            client.close()
+            return
+        client.setblocking(True)
+        self._clients[client] = start_thread(self._name, self._run, client)
+
+    def _run(self, client: socket.socket) -> None:
+        try:
+            self._serve(client)
+        except OSError as error:  # the client has gone
+            log.info("%s: %s", self._name, error)
+        except Exception:
+            log.exception("A mistake in the code of %s", self._name)
+        finally:
+            client.close()
+            self._loop.call_soon(lambda: self._clients.pop(client, None))
+
+
+def _listen(endpoint: Endpoint) -> socket.socket:
+    if endpoint.path:
+        return listen(endpoint.path, CLIENTS_MAX)
+    family = socket.AF_INET6 if ":" in endpoint.host else socket.AF_INET
+    try:
+        listener = socket.create_server((endpoint.host, endpoint.port), family=family)
+    except OSError as error:
+        raise HostError(f"{endpoint} cannot be listened on: {error.strerror or error}") from error
+    listener.setblocking(False)
+    return listener

@@ -1,0 +1,19 @@
+"""The table of all commands. A module here is a group of them; `help` shows the groups in order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import ModuleType
+
+from pyvmm.monitor.command import Command
+from pyvmm.monitor.commands import running
+
+GROUPS: Mapping[str, ModuleType] = {
+    "The machine": running,
+}
+TABLE: Mapping[str, Command] = {
+    one.name: one
+    for module in GROUPS.values()
+    for one in vars(module).values()
+    if isinstance(one, Command)
+}

@@ -1,0 +1,103 @@
+"""One user of the monitor's commands."""
+
+from __future__ import annotations
+
+import difflib
+import threading
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from pyvmm.errors import PyvmmError, UsageError
+from pyvmm.monitor.command import Command, parse_arguments
+from pyvmm.monitor.result import Result
+
+if TYPE_CHECKING:
+    from pyvmm.machine import Machine
+
+
+class Interrupted(PyvmmError):
+    """The user has had enough of a command."""
+
+
+class Session:
+    """What one user of a machine's commands has chosen. One thread at a time, but for `interrupt`.
+
+    Not on a vCPU's or the loop's thread: commands may wait for those.
+    """
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+        self.cpu = 0  # the vCPU whose registers and page tables count
+        self._interrupted = threading.Event()
+
+    @property
+    def commands(self) -> Mapping[str, Command]:
+        """All commands by name."""
+        from pyvmm.monitor.commands import TABLE
+
+        return TABLE
+
+    def execute(self, line: str) -> Result | None:
+        """Run a command with its arguments; what it returns.
+
+        Raises UsageError for what is no such, other PyvmmErrors where it fails, Interrupted.
+        """
+        self._interrupted.clear()
+        command, text = self.find(line)
+        positional, named = parse_arguments(self, command, text)
+        return command(self, *positional, **named)
+
+    def find(self, line: str) -> tuple[Command, str]:
+        """The command that a line begins with, and the rest of it. Raises UsageError.
+
+        `x/4i` is `x /4i`.
+        """
+        word, slash, after = line.strip().partition("/")
+        if slash and word in self.commands:
+            return self.commands[word], f"/{after}"
+        words = line.split()
+        for count in range(min(len(words), 2), 0, -1):
+            command = self.commands.get(" ".join(words[:count]))
+            if command is not None:
+                return command, line.split(None, count)[count] if len(words) > count else ""
+        raise UsageError(self._unknown(" ".join(words[:2])))
+
+    def _unknown(self, name: str) -> str:
+        first = name.split(" ")[0]
+        group = [command for command in self.commands if command.startswith(f"{first} ")]
+        close = difflib.get_close_matches(name, self.commands, 1) or difflib.get_close_matches(
+            first, self.commands, 1
+        )
+        if close:
+            return f"There is no command {name!r}; did you mean {close[0]!r}?"
+        if group:
+            return f"There is no command {name!r}, but {', '.join(group)}"
+        return f"There is no command {name!r}; `help` lists those there are"
+
+    def complete(self, text: str) -> tuple[int, list[str]]:
+        """Where in `text` the word begins that may be completed, and what it may become."""
+        names = [name for name in self.commands if name.startswith(text)]
+        try:
+            command, rest = self.find(text)
+        except UsageError:
+            return 0, names
+        if not text.endswith(" ") and not rest:  # still at its name
+            return 0, names
+        words = rest.split(" ") if rest else [""]
+        at = len(text) - len(words[-1])
+        for position, argument in enumerate(command.arguments):
+            if argument.kind.whole_rest:
+                begin = len(text) - len(rest)
+                return begin, list(argument.kind.complete(self, rest))
+            if argument.repeated or position == len(words) - 1:
+                return at, list(argument.kind.complete(self, words[-1]))
+        return at, []
+
+    def interrupt(self) -> None:
+        """Have the command that runs end soon. Any thread."""
+        self._interrupted.set()
+
+    def check(self) -> None:
+        """Raise Interrupted if the user wants so; commands call it at least every 0.1 s."""
+        if self._interrupted.is_set():
+            raise Interrupted("Interrupted")
