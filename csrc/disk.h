@@ -6,6 +6,7 @@
 
 #include "ring.h"
 #include "thread.h"
+#include "trace.h"
 #include "worker.h"
 
 /* What a chain asks for. */
@@ -22,7 +23,8 @@ struct request {
     struct request *next;
     struct pv_disk_queue *queue;
     struct operation op;
-    int failed; /* see pv_disk_take */
+    int failed;     /* see pv_disk_take */
+    uint64_t begun; /* when it was taken, or 0 if nobody traced then; see pv_now */
     struct pv_chain chain;
 };
 

@@ -26,6 +26,7 @@
 #include <unistd.h>
 
 #include "native.h"
+#include "trace.h"
 
 _Static_assert(sizeof((struct pv_ring){0}.bytes) == PV_RING_BYTES, "native.h");
 _Static_assert(sizeof((struct pv_fastpath){0}.rules) == PV_RULES * sizeof(struct pv_rule),
@@ -236,6 +237,44 @@ static void trace(struct pv_vcpu *vcpu, int kind)
     entry->size = (uint8_t)vcpu->size;
 }
 
+/* Note when an access came, for trace_exit. */
+static void begin_exit(struct pv_vcpu *vcpu)
+{
+    vcpu->begun = __atomic_load_n(&vcpu->tracer, __ATOMIC_ACQUIRE) ? pv_now() : 0;
+}
+
+/* Tell those who trace of an exit that has been answered. */
+static void trace_exit(struct pv_vcpu *vcpu, int kind, enum pv_point point)
+{
+    struct pv_tracer *tracer = __atomic_load_n(&vcpu->tracer, __ATOMIC_ACQUIRE);
+    uint64_t now, value = vcpu->value;
+
+    if (!tracer)
+        return;
+    if (vcpu->size < sizeof(value)) /* a read's answer may have more */
+        value &= ((uint64_t)1 << 8 * vcpu->size) - 1;
+    now = pv_now();
+    if (!vcpu->begun) /* they have come meanwhile */
+        vcpu->begun = now;
+    pv_trace(tracer, &(struct pv_record){
+                         .time = vcpu->begun,
+                         .duration = now - vcpu->begun,
+                         .words = {vcpu->address, value, vcpu->run->s.regs.regs.rip},
+                         .size = vcpu->size,
+                         .number = (uint16_t)vcpu->index,
+                         .point = (uint8_t)point,
+                         .what = (uint8_t)kind,
+                     });
+}
+
+/* An exit that is no access. */
+static void trace_event(struct pv_vcpu *vcpu, int kind)
+{
+    vcpu->address = vcpu->value = vcpu->size = 0;
+    vcpu->begun = 0;
+    trace_exit(vcpu, kind, PV_POINT_EXIT_OTHER);
+}
+
 static uint8_t *pio_data(struct pv_vcpu *vcpu)
 {
     return (uint8_t *)vcpu->run + vcpu->run->io.data_offset + (size_t)vcpu->at * vcpu->size;
@@ -258,6 +297,7 @@ static int do_pio(struct pv_vcpu *vcpu)
                 memcpy(&vcpu->value, pio_data(vcpu), vcpu->size);
             vcpu->exits[kind]++;
             trace(vcpu, kind);
+            begin_exit(vcpu);
             if (!(in ? answer_read(vcpu, PV_PIO) : answer_write(vcpu, PV_PIO))) {
                 vcpu->pending = 1;
                 return kind;
@@ -266,6 +306,7 @@ static int do_pio(struct pv_vcpu *vcpu)
         }
         if (in)
             memcpy(pio_data(vcpu), &vcpu->value, vcpu->size);
+        trace_exit(vcpu, kind, PV_POINT_EXIT_PIO);
     }
     vcpu->at = 0;
     return -1;
@@ -284,6 +325,7 @@ static int do_mmio(struct pv_vcpu *vcpu)
             memcpy(&vcpu->value, run->mmio.data, vcpu->size);
         vcpu->exits[kind]++;
         trace(vcpu, kind);
+        begin_exit(vcpu);
         if (!(run->mmio.is_write ? answer_write(vcpu, PV_MMIO) : answer_read(vcpu, PV_MMIO))) {
             vcpu->pending = 1;
             return kind;
@@ -292,6 +334,7 @@ static int do_mmio(struct pv_vcpu *vcpu)
     }
     if (!run->mmio.is_write)
         memcpy(run->mmio.data, &vcpu->value, vcpu->size);
+    trace_exit(vcpu, kind, PV_POINT_EXIT_MMIO);
     vcpu->pending = 0;
     return -1;
 }
@@ -356,6 +399,7 @@ int pv_vcpu_run(struct pv_vcpu *vcpu)
                 kind = PV_EXIT_ERROR;
             }
             vcpu->exits[kind]++;
+            trace_event(vcpu, kind);
             return kind;
         }
         if (run->exit_reason == KVM_EXIT_IO)
@@ -367,6 +411,7 @@ int pv_vcpu_run(struct pv_vcpu *vcpu)
             vcpu->address = vcpu->size = 0;
             vcpu->exits[kind]++;
             trace(vcpu, kind);
+            trace_event(vcpu, kind);
         }
         if (kind >= 0)
             return kind;

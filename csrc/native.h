@@ -86,6 +86,9 @@ struct pv_vcpu {
     uint32_t size;
     uint32_t pending; /* 1 while KVM waits for this access to be finished */
     uint32_t at;      /* which element of a string access this is */
+    uint64_t begun;   /* when it came, or 0 if nobody traces; see pv_now */
+
+    struct pv_tracer *tracer; /* NULL if nobody traces; Python sets it, any time */
 
     uint64_t info[18]; /* PV_INFO */
 

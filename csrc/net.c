@@ -12,6 +12,9 @@
 
 #include "frames.h"
 #include "thread.h"
+#include "trace.h"
+
+enum { RECEIVE, TRANSMIT }; /* the queues' places in the thread */
 
 enum {
     BATCH = 64,       /* frames one way before the other has its turn */
@@ -32,6 +35,18 @@ struct pv_net_thread {
     struct frames frames;
 };
 
+static void trace(const struct pv_net *net, enum pv_point point, int place, uint64_t size)
+{
+    struct pv_tracer *tracer = __atomic_load_n(&net->tracer, __ATOMIC_ACQUIRE);
+    if (tracer)
+        pv_trace(tracer, &(struct pv_record){
+                             .time = pv_now(),
+                             .size = (uint32_t)size,
+                             .number = (uint16_t)place,
+                             .point = (uint8_t)point,
+                         });
+}
+
 static void fail(struct pv_net *net, struct pv_queue *queue)
 {
     __atomic_store_n(&net->broken, queue, __ATOMIC_RELEASE);
@@ -43,6 +58,7 @@ static void show(struct pv_net *net, const struct pv_net_queue *queue)
 {
     if (pv_queue_publish(queue->ring)) {
         net->counters.interrupts++;
+        trace(net, PV_POINT_QUEUE_INTERRUPT, queue == &net->transmit ? TRANSMIT : RECEIVE, 0);
         eventfd_write(queue->call, 1);
     }
 }
@@ -61,7 +77,7 @@ static void transmit(struct pv_net *net)
 {
     struct pv_net_queue *queue = &net->transmit;
     struct pv_chain *chain = &net->thread->frames.chain;
-    uint64_t bytes = 0;
+    uint64_t bytes = 0, sent;
     int got = 1, count;
 
     pv_queue_suppress(queue->ring);
@@ -69,7 +85,10 @@ static void transmit(struct pv_net *net)
         got = pv_queue_pop(queue->ring, chain);
         if (got <= 0)
             break;
+        sent = net->counters.tx_bytes;
         bytes += pv_send(net, chain);
+        if (net->counters.tx_bytes != sent)
+            trace(net, PV_POINT_REQUEST_NET, TRANSMIT, net->counters.tx_bytes - sent);
         pv_queue_push(queue->ring, chain->head, chain->count, 0);
         if (bytes >= SHOWN) {
             show(net, queue);
@@ -88,13 +107,16 @@ static void receive(struct pv_net *net)
 {
     struct pv_net_queue *queue = &net->receive;
     struct pv_net_thread *thread = net->thread;
-    uint64_t shown = net->counters.rx_bytes;
+    uint64_t shown = net->counters.rx_bytes, taken;
     enum received outcome = TAKEN;
     int count;
 
     pv_queue_suppress(queue->ring);
     for (count = 0; count < BATCH && outcome == TAKEN; count++) {
+        taken = net->counters.rx_bytes;
         outcome = pv_receive(net, &thread->frames);
+        if (net->counters.rx_bytes != taken)
+            trace(net, PV_POINT_REQUEST_NET, RECEIVE, net->counters.rx_bytes - taken);
         if (count == 0 || net->counters.rx_bytes - shown >= SHOWN) {
             show(net, queue);
             shown = net->counters.rx_bytes;
@@ -133,9 +155,13 @@ static void wait_for_events(struct pv_net *net, int timeout)
     struct epoll_event events[EVENTS];
     int count = epoll_wait(net->thread->epoll, events, EVENTS, timeout);
 
-    for (int i = 0; i < count; i++)
-        if (events[i].data.ptr)
-            *(int *)events[i].data.ptr = 1;
+    for (int i = 0; i < count; i++) {
+        int *flag = events[i].data.ptr;
+        if (flag)
+            *flag = 1;
+        if (flag == &net->receive.looking || flag == &net->transmit.looking)
+            trace(net, PV_POINT_QUEUE_KICK, flag == &net->transmit.looking ? TRANSMIT : RECEIVE, 0);
+    }
     net->counters.wakeups += timeout != 0;
 }
 

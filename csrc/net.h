@@ -33,6 +33,7 @@ struct pv_net {
     int checksums;    /* negotiated: VIRTIO_NET_F_GUEST_CSUM */
     uint32_t largest; /* bytes of a frame that may come, with its header */
     struct pv_net_queue receive, transmit;
+    struct pv_tracer *tracer; /* NULL if nobody traces; may change while it runs */
 
     struct pv_queue *broken; /* here the driver broke a rule; nothing more is served */
     int gone;                /* the descriptor can no longer be read; nothing more is received */

@@ -30,13 +30,45 @@ enum {
     SECOND = 1000000000 /* nanoseconds */
 };
 
+/* Why a queue is looked at. */
+enum { LOOKING = 1, RUNG };
+
 static const uint64_t POLL_FIRST = 4000; /* nanoseconds: where the time of polling starts to grow */
 
-static uint64_t now(void)
+/* ---- tracing; with the lock held, so that the ring is one thread's at a time ---- */
+
+static void trace(const struct pv_disk *disk, const struct pv_record *record)
 {
-    struct timespec time;
-    clock_gettime(CLOCK_MONOTONIC, &time);
-    return (uint64_t)time.tv_sec * SECOND + (uint64_t)time.tv_nsec;
+    struct pv_tracer *tracer = __atomic_load_n(&disk->tracer, __ATOMIC_ACQUIRE);
+    if (tracer)
+        pv_trace(tracer, record);
+}
+
+static void trace_queue(const struct pv_disk *disk, const struct pv_disk_queue *queue,
+                        enum pv_point point)
+{
+    if (disk->tracer)
+        trace(disk, &(struct pv_record){
+                        .time = pv_now(),
+                        .number = (uint16_t)(queue - disk->queues),
+                        .point = (uint8_t)point,
+                    });
+}
+
+/* A step of a request; only if somebody traced when it was taken. */
+static void trace_request(const struct pv_disk *disk, const struct request *request,
+                          enum pv_step step)
+{
+    const struct operation *op = &request->op;
+    if (request->begun)
+        trace(disk, &(struct pv_record){
+                        .time = step == PV_STEP_BEGIN ? request->begun : pv_now(),
+                        .words = {op->offset, op->type, request->chain.head},
+                        .size = (uint32_t)op->length,
+                        .number = (uint16_t)(request->queue - disk->queues),
+                        .point = PV_POINT_REQUEST_BLOCK,
+                        .what = (uint8_t)step,
+                    });
 }
 
 /* ---- answers; with the lock held ---- */
@@ -48,6 +80,7 @@ static void answer(struct pv_disk *disk, struct request *request)
     uint32_t written = 1; /* the status byte */
 
     *op->status = VIRTIO_BLK_S_OK;
+    trace_request(disk, request, PV_STEP_END);
     if (op->type == VIRTIO_BLK_T_IN) {
         written += (uint32_t)op->length;
         counters->reads++;
@@ -64,6 +97,7 @@ static void answer(struct pv_disk *disk, struct request *request)
 
 static void hand_over(struct pv_disk *disk, struct request *request)
 {
+    trace_request(disk, request, PV_STEP_HANDED);
     pv_append(&disk->threads->handed, request);
     disk->counters.handed++;
     eventfd_write(disk->attention, 1);
@@ -82,6 +116,8 @@ int pv_publish_answers(struct pv_disk *disk, struct pv_disk_queue *queue)
 {
     int wanted = pv_queue_publish(queue->ring);
     disk->counters.interrupts += (uint64_t)wanted;
+    if (wanted)
+        trace_queue(disk, queue, PV_POINT_QUEUE_INTERRUPT);
     return wanted;
 }
 
@@ -175,7 +211,7 @@ static int wait_for_doorbells(struct pv_disk *disk, int timeout)
     for (int i = 0; i < count; i++) {
         struct pv_disk_queue *queue = events[i].data.ptr;
         if (queue)
-            queue->looking = 1;
+            queue->looking = RUNG;
     }
     return count;
 }
@@ -185,7 +221,7 @@ static void throttle(struct pv_disk *disk, const struct request *request)
 {
     struct pv_disk_threads *threads = disk->threads;
     struct pollfd wake = {.fd = threads->wake, .events = POLLIN};
-    uint64_t at = now(), due = pv_disk_charge(disk, request->op.length, at);
+    uint64_t at = pv_now(), due = pv_disk_charge(disk, request->op.length, at);
     eventfd_t count;
 
     if (due > at) {
@@ -193,7 +229,7 @@ static void throttle(struct pv_disk *disk, const struct request *request)
         show(disk, request->queue);
         pthread_mutex_unlock(&threads->lock);
     }
-    for (; due > at && !stopping(disk); at = now()) {
+    for (; due > at && !stopping(disk); at = pv_now()) {
         struct timespec left = {.tv_sec = (time_t)((due - at) / SECOND),
                                 .tv_nsec = (long)((due - at) % SECOND)};
         if (ppoll(&wake, 1, &left, NULL) > 0)
@@ -237,11 +273,15 @@ static int take_batch(struct pv_disk *disk, struct pv_disk_queue *queue, struct 
         pthread_mutex_unlock(&threads->lock);
         request->queue = queue;
         request->failed = 0;
+        request->begun = disk->tracer ? pv_now() : 0;
         understood = pv_understand(disk, request);
         if (disk->iops || disk->bps)
             throttle(disk, request);
         outcome = understood ? pv_carry_out(disk, request, 0) : FAILED;
         pthread_mutex_lock(&threads->lock);
+        if (!understood)
+            request->begun = 0; /* Python tells of it */
+        trace_request(disk, request, PV_STEP_BEGIN);
         if (outcome == BLOCKS)
             pv_append(blocked, request);
         else
@@ -254,7 +294,7 @@ static int take_batch(struct pv_disk *disk, struct pv_disk_queue *queue, struct 
     }
     disk->counters.batches += count > 0;
     if (count && disk->poll)
-        threads->last = now();
+        threads->last = pv_now();
     show(disk, queue);
     return got;
 }
@@ -263,7 +303,7 @@ static int take_batch(struct pv_disk *disk, struct pv_disk_queue *queue, struct 
 static int polling(const struct pv_disk *disk)
 {
     const struct pv_disk_threads *threads = disk->threads;
-    return threads->window && now() - threads->last < threads->window;
+    return threads->window && pv_now() - threads->last < threads->window;
 }
 
 static void serve(struct pv_disk *disk, struct pv_disk_queue *queue)
@@ -274,6 +314,8 @@ static void serve(struct pv_disk *disk, struct pv_disk_queue *queue)
     int got;
 
     pthread_mutex_lock(&threads->lock);
+    if (queue->looking == RUNG)
+        trace_queue(disk, queue, PV_POINT_QUEUE_KICK);
     pv_queue_suppress(queue->ring);
     got = take_batch(disk, queue, &blocked);
     request = blocked.first;
@@ -291,7 +333,7 @@ static void serve(struct pv_disk *disk, struct pv_disk_queue *queue)
         got = 1;
     if (got < 0)
         fail(disk, queue->ring);
-    queue->looking = got > 0;
+    queue->looking = got > 0 ? LOOKING : 0;
     pthread_mutex_unlock(&threads->lock);
 }
 
@@ -306,7 +348,7 @@ static void sleep_until_rung(struct pv_disk *disk)
     disk->counters.wakeups++;
     if (!disk->poll)
         return;
-    if (now() - threads->last > disk->poll)
+    if (pv_now() - threads->last > disk->poll)
         threads->window = 0;
     else
         threads->window = grown < disk->poll ? grown : disk->poll;
@@ -328,7 +370,7 @@ static int may_lead(struct pv_disk *disk)
     threads->parked = 0;
     started = threads->state == STARTED;
     for (uint32_t i = 0; i < disk->queue_count; i++)
-        disk->queues[i].looking = 1;
+        disk->queues[i].looking = LOOKING;
     pthread_mutex_unlock(&threads->lock);
     return started;
 }

@@ -12,7 +12,7 @@ struct pv_disk_queue {
     struct pv_queue *ring; /* opened */
     int doorbell;
     int call;
-    int looking; /* C's own: it may hold something that has not been seen */
+    int looking; /* C's own: it may hold something that has not been seen; see worker.c */
 };
 
 /* What was done since pv_disk_open; Python only reads it. */
@@ -39,8 +39,9 @@ struct pv_disk {
     struct pv_disk_queue *queues;
 
     /* May change while it runs. */
-    uint64_t size; /* bytes */
-    int writeback; /* if not, a write is on stable storage before it completes */
+    uint64_t size;            /* bytes */
+    int writeback;            /* if not, a write is on stable storage before it completes */
+    struct pv_tracer *tracer; /* NULL if nobody traces */
 
     uint64_t iops_due, bps_due; /* C's own: when the limits allow the next request */
     struct pv_queue *broken;    /* here the driver broke a rule; nothing more is served */

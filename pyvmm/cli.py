@@ -34,7 +34,7 @@ SETUP_ERROR, WRONG_USAGE = 1, 2
 QUIET = "console=ttyS0 quiet"  # for a command: what the kernel says is for our report only
 INTERRUPTED = 128 + signal.SIGINT  # as a shell tells of a program that a signal ended
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
-CONTROL: tuple[str, ...] = ()  # the options that control.py opens a front end for
+CONTROL: tuple[str, ...] = ("trace",)  # the options that control.py opens a front end for
 POWER_OFF_SECONDS = 10  # what a guest has after SIGTERM pressed its power button
 SAME_SIGNAL_SECONDS = 0.1  # timeout(1) sends its signal to the process, then to the whole group
 
@@ -106,10 +106,13 @@ def _parser() -> Parser:
     add("--transport", choices=TRANSPORTS, help="of virtio devices [pci]")
     add("--config", metavar="FILE.toml", help="the same settings from a file; options win")
     add("--name", metavar="NAME", help="[pyvmm]")
+    add("--trace", action="append", metavar="PATTERN[,...]", help="as exit.*: see docs/tracing.md")
     add("--timeline", action="store_true", help="print at the end when what was reached")
     add("-v", "--verbose", action="count", help="log more; twice: everything")
     add("--", action="rest", metavar="COMMAND...", help="run it in --rootfs, and give its status")
 
+    trace = parser.command("trace", "print the exits that the monitor's `record` wrote", _trace)
+    trace.add("file", metavar="FILE", required=True)
     parser.command("doctor", "say what this host's KVM can do and lacks", _doctor)
     inspect = parser.command("inspect", "say what a kernel image is and needs", _inspect)
     inspect.add("kernel", metavar="KERNEL", required=True)
@@ -286,6 +289,14 @@ def _doctor(args: Arguments) -> int:
     for finding in findings:
         print(finding)
     return SETUP_ERROR if any(finding.fatal for finding in findings) else 0
+
+
+def _trace(args: Arguments) -> int:
+    from pyvmm.tracing.recording import lines
+
+    for line in lines(args.file):
+        print(line)
+    return 0
 
 
 def _inspect(args: Arguments) -> int:

@@ -18,5 +18,9 @@ def controlled(machine: Machine, settings: Mapping[str, Any]) -> Iterator[None]:
 
     Raises UsageError or HostError.
     """
-    with ExitStack():
+    with ExitStack() as stack:
+        if traces := settings.get("trace"):
+            from pyvmm.tracing.options import open_traces
+
+            open_traces(machine.tracer, traces, stack)
         yield

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pyvmm.backends.buffer import Buffer
     from pyvmm.diagnosis import Report
     from pyvmm.monitor.result import Result
+    from pyvmm.tracing.tracer import Tracer
     from pyvmm.virtio.device import VirtioDevice
 
 
@@ -60,6 +61,7 @@ class Machine:
         self._error: BaseException | None = None
         self._threads: list[threading.Thread] = []
         self._listeners: list[Callable[[events.Event], object]] = []
+        self._tracer: Tracer | None = None
 
     # ---- opening and closing ----
 
@@ -315,6 +317,22 @@ class Machine:
         from pyvmm.monitor.session import Session
 
         return Session(self).execute(line)
+
+    @property
+    def tracer(self) -> Tracer:
+        """What tells of the trace points of the open machine."""
+        board = self.board
+        with self._lock:
+            if self._tracer is None:
+                from pyvmm.tracing.tracer import Tracer
+
+                self._tracer = Tracer(board, self.listen)
+                self._stack.callback(self._end_tracer, self._tracer)
+            return self._tracer
+
+    def _end_tracer(self, tracer: Tracer) -> None:
+        self._tracer = None
+        tracer.close()
 
     def mark_init(self) -> None:
         """Add to the timeline when Linux started init, as its own log in memory tells."""

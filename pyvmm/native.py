@@ -17,8 +17,8 @@ lib: Any = _native.lib
 
 
 _DECLARATIONS = (
-    *("../csrc/native.h", "../csrc/ring.h", "../csrc/worker.h", "../csrc/net.h"),
-    "kvm/_cdef.h",
+    *("../csrc/trace.h", "../csrc/native.h", "../csrc/ring.h", "../csrc/worker.h"),
+    *("../csrc/net.h", "kvm/_cdef.h"),
 )
 
 

@@ -12,7 +12,9 @@ from cffi import FFI
 ROOT = Path(__file__).resolve().parents[2]
 CSRC = ROOT / "csrc"
 GUESTS = ROOT / "guests"
-HEADERS = [CSRC / name for name in ("native.h", "ring.h", "worker.h", "net.h")]  # in this order
+HEADERS = [
+    CSRC / name for name in ("trace.h", "native.h", "ring.h", "worker.h", "net.h")
+]  # in this order
 INIT_C = CSRC / "guest/init.c"
 BUILD = ROOT / "build"
 STAMP_PRIME = (1 << 61) - 1
@@ -75,6 +77,7 @@ ffibuilder.set_source(
     #include <linux/kvm.h>
     #include <stdint.h>
     #include <sys/mman.h>
+    #include "trace.h"
     #include "native.h"
     #include "ring.h"
     #include "worker.h"

@@ -63,6 +63,7 @@ class Vcpu(Handle):
         super().__init__(fd)
         self.index = index
         self.native = ffi.new("struct pv_vcpu *", {"fd": fd, "index": index, "run_size": mmap_size})
+        self._rings: set[Any] = set()  # all that it was ever given
         error = lib.pv_vcpu_open(self.native)
         if error:
             super().close()
@@ -148,6 +149,14 @@ class Vcpu(Handle):
     def answered_counts(self) -> dict[str, int]:
         """How many exits of each kind the C loop answered without Python. Any thread."""
         return dict(zip(EXIT_KINDS, self.native.answered, strict=True))
+
+    def trace(self, ring: Any) -> None:
+        """Have its exits put into a struct pv_tracer, which stays its own; None ends it.
+
+        Any thread.
+        """
+        self.native.tracer = ring if ring is not None else ffi.NULL
+        self._rings.add(ring)  # the thread may be using the last one
 
     def last_exits(self) -> list[LastExit]:
         """The last accesses and other exits, oldest first."""

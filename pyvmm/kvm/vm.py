@@ -1,6 +1,6 @@
 """A VM: its memory slots and everything in the kernel that is not a vCPU."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from pyvmm.kvm._call import Handle, call, call_value
 from pyvmm.kvm.vcpu import Vcpu
@@ -33,6 +33,8 @@ class Vm(Handle):
     def __init__(self, fd: int, vcpu_mmap_size: int) -> None:
         super().__init__(fd)
         self._vcpu_mmap_size = vcpu_mmap_size
+        self.raised: dict[int, int] = {}  # how often each interrupt line was driven high
+        self.on_irq_line: Callable[[int, bool], object] | None = None  # told of each that is driven
 
     def create_vcpu(self, index: int) -> Vcpu:
         """A new vCPU whose APIC id is `index`; set its CPUID before it runs."""
@@ -121,6 +123,10 @@ class Vm(Handle):
 
     def irq_line(self, gsi: int, level: bool) -> None:
         """Drive an interrupt line of the in-kernel controllers."""
+        if level:
+            self.raised[gsi] = self.raised.get(gsi, 0) + 1
+        if self.on_irq_line is not None:
+            self.on_irq_line(gsi, level)
         line = ffi.new("struct kvm_irq_level *", {"irq": gsi, "level": level})
         call(self.fd, "KVM_IRQ_LINE", line, f"GSI {gsi}")
 

@@ -23,6 +23,7 @@ from pyvmm.virtio.device import VirtioDevice, ring_doorbell
 from pyvmm.virtio.virtqueue import QueueError, Ring, Virtqueue
 
 if TYPE_CHECKING:
+    from pyvmm.hooks import Tracer
     from pyvmm.virtio.native_blk import NativeBlk
 
 log = Log(__name__)
@@ -139,6 +140,13 @@ class Blk(VirtioDevice):
             native.set_size(self.storage.size)
         self.transport.config_changed()
 
+    def trace(self, tracer: Tracer | None) -> None:
+        """See VirtioDevice."""
+        super().trace(tracer)
+        native = self._native  # the worker may end it now
+        if native is not None:
+            native.trace(tracer)
+
     # ---- configuration space ----
 
     def read_config(self) -> bytes:
@@ -192,6 +200,7 @@ class Blk(VirtioDevice):
             self.fail(error)
             return
         self.negotiated = features
+        self._native.trace(self.tracer)
         self.queues.update(self._native.queues)
         self._serve()
 
@@ -240,7 +249,7 @@ class Blk(VirtioDevice):
 
     def handle(self, queue: Virtqueue, chain: Chain) -> bool:
         """See VirtioDevice."""
-        request = Request(chain)
+        request = self._begin(queue, chain)
         self._charge(request.length)
         return self._attempt(queue, request)
 
@@ -249,10 +258,10 @@ class Blk(VirtioDevice):
 
         Its rate is paid. Raises QueueError if it has no room for a status.
         """
-        request = Request(chain)
+        request = self._begin(queue, chain)
         if failed:
             self._complain(failed)
-            request.finish(spec.S_IOERR)
+            self._finish(queue, request, spec.S_IOERR)
         elif not self._attempt(queue, request):
             return
         self.complete(queue, chain)
@@ -267,8 +276,32 @@ class Blk(VirtioDevice):
                 return False
             self._complain(error)
             status = spec.S_IOERR
-        request.finish(status)
+        self._finish(queue, request, status)
         return True
+
+    def _begin(self, queue: Virtqueue, chain: Chain) -> Request:
+        """Take a request apart. Raises QueueError."""
+        request = Request(chain)
+        if self.tracer is not None:
+            self.tracer.begin(
+                "request.block",
+                self.name,
+                (queue.ring.index, chain.head),
+                kind=spec.NAMES.get(request.kind, "unknown"),
+                offset=request.sector * spec.SECTOR,
+                bytes=request.length,
+            )
+        return request
+
+    def _finish(self, queue: Virtqueue, request: Request, status: int) -> None:
+        request.finish(status)
+        if self.tracer is not None:
+            what = queue.ring.index, request.chain.head
+            self.tracer.end("request.block", self.name, what, status=spec.STATUSES[status])
+
+    def _push(self, queue: Virtqueue, chain: Chain) -> None:
+        """See VirtioDevice; those who trace were told with the status."""
+        queue.push(chain)
 
     def _carry_out(self, request: Request) -> int:
         """The request's status. Raises OSError."""

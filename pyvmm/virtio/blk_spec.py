@@ -36,6 +36,14 @@ T_FLUSH = 4
 T_GET_ID = 8
 T_DISCARD = 11
 T_WRITE_ZEROES = 13
+NAMES: dict[int | None, str] = {
+    T_IN: "read",
+    T_OUT: "write",
+    T_FLUSH: "flush",
+    T_GET_ID: "get-id",
+    T_DISCARD: "discard",
+    T_WRITE_ZEROES: "write-zeroes",
+}
 ID_SIZE = 20
 SEGMENT = struct.Struct("<QII")  # struct virtio_blk_discard_write_zeroes: sector, number, flags
 SEGMENT_UNMAP = 1
@@ -43,6 +51,7 @@ SEGMENT_UNMAP = 1
 S_OK = 0
 S_IOERR = 1
 S_UNSUPP = 2
+STATUSES = ("ok", "ioerr", "unsupp")
 
 # Limits of ours.
 QUEUE_SIZE = 256

@@ -20,11 +20,14 @@ from functools import partial
 
 from pyvmm.log import Log
 from pyvmm.memory import GuestMemory
-from pyvmm.typed import ClassVar, Protocol
+from pyvmm.typed import TYPE_CHECKING, ClassVar, Protocol
 from pyvmm.virtio import virtio_spec as spec
 from pyvmm.virtio.chain import Chain
 from pyvmm.virtio.virtqueue import QueueError, Ring, Virtqueue, open_queue
 from pyvmm.worker import Worker
+
+if TYPE_CHECKING:
+    from pyvmm.hooks import Tracer
 
 log = Log(__name__)
 
@@ -50,6 +53,7 @@ class VirtioDevice:
 
     ID: ClassVar[int]  # VIRTIO 1.2 §5
     shares_memory = False  # whether another process maps the guest's RAM
+    tracer: Tracer | None = None  # see `trace`
 
     def __init__(
         self,
@@ -87,6 +91,10 @@ class VirtioDevice:
         """Release everything; no vCPU runs any more. On the thread that closes the machine."""
         self.worker.call(self.deactivate)
         self.worker.close()
+
+    def trace(self, tracer: Tracer | None) -> None:
+        """Tell `tracer` of what passes the trace points from now on. Any thread."""
+        self.tracer = tracer
 
     # ---- configuration space; on any thread, with the transport's lock for it held ----
 
@@ -172,6 +180,8 @@ class VirtioDevice:
             os.eventfd_read(queue.ring.doorbell)
         except BlockingIOError:  # somebody else took the signal
             return
+        if self.tracer is not None:
+            self.tracer.instant("queue.kick", self.name, queue=queue.ring.index)
         try:
             self.pump(queue)
         except QueueError as error:
@@ -184,8 +194,10 @@ class VirtioDevice:
             chain = queue.pop()
             if chain is None:
                 break
+            if self.tracer is not None:
+                self.tracer.begin("request.other", self.name, (queue.ring.index, chain.head))
             if self.handle(queue, chain):
-                queue.push(chain)
+                self._push(queue, chain)
         self.publish(queue)
         if queue.allow():
             ring_doorbell(queue)
@@ -205,14 +217,23 @@ class VirtioDevice:
         if self.queues.get(queue.ring.index) is not queue:
             return
         try:
-            queue.push(chain)
+            self._push(queue, chain)
             self.publish(queue)
         except QueueError as error:
             self.fail(error)
 
+    def _push(self, queue: Virtqueue, chain: Chain) -> None:
+        """Give an answered request back."""
+        queue.push(chain)
+        if self.tracer is not None:
+            what = queue.ring.index, chain.head
+            self.tracer.end("request.other", self.name, what, written=chain.written)
+
     def publish(self, queue: Virtqueue) -> None:
         """Show the driver what was pushed, with an interrupt if it wants one."""
         if queue.publish():
+            if self.tracer is not None:
+                self.tracer.instant("queue.interrupt", self.name, queue=queue.ring.index)
             os.eventfd_write(queue.ring.call, 1)
 
 

@@ -17,6 +17,7 @@ from pyvmm.virtio.native_queue import NativeQueue, queue_error
 from pyvmm.virtio.virtqueue import QueueError, Ring
 
 if TYPE_CHECKING:
+    from pyvmm.hooks import Tracer
     from pyvmm.virtio.blk import Blk
 
 NAME_LENGTH = 11  # bytes of a thread's name that are left for the disk's
@@ -47,8 +48,8 @@ class DiskQueue(NativeQueue):
 class NativeBlk:
     """The threads of one active disk, at rest until `start`.
 
-    All methods run on the device's worker's thread, except the setting of `size` and `writeback`,
-    which any thread may do. After `close` none may be called.
+    All methods run on the device's worker's thread, except the setting of `size`, `writeback`
+    and `trace`, which any thread may call. After `close` none may be called.
     """
 
     def __init__(self, blk: Blk, fd: int, rings: Sequence[Ring]) -> None:
@@ -62,6 +63,7 @@ class NativeBlk:
         self._targets = ffi.new("struct pv_disk_queue[]", len(rings))
         self._chain = ffi.new("struct pv_chain *")
         self._failed = ffi.new("int *")
+        self._ring: Any = ffi.NULL  # of those who trace
         self._attention = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._disk = ffi.new(
             "struct pv_disk *",
@@ -110,6 +112,13 @@ class NativeBlk:
     def set_writeback(self, writeback: bool) -> None:
         """From the next request on, writes may or must not stay in the host's cache. Any thread."""
         self._disk.writeback = writeback
+
+    def trace(self, tracer: Tracer | None) -> None:
+        """Tell `tracer` of what C does. Any thread."""
+        if tracer is not None:
+            queues = [queue.ring.index for queue in self._queues]
+            self._ring = tracer.ring(self._blk.name, queues)
+        self._disk.tracer = self._ring if tracer is not None else ffi.NULL
 
     def inspect(self) -> dict[str, int]:
         """What the threads have done since they were made. Any thread."""

@@ -14,6 +14,7 @@ from pyvmm.virtio.net_frame import OVERHEAD
 from pyvmm.virtio.virtqueue import Ring
 
 if TYPE_CHECKING:
+    from pyvmm.hooks import Tracer
     from pyvmm.virtio.tap_net import TapNet
 
 NAME_LENGTH = 11  # bytes of a thread's name that are left for the device's
@@ -28,20 +29,21 @@ class NativeNet:
         """Serve `rings`, by their index. Raises QueueError, HostError for too many threads."""
         self._net = net
         self._attention = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self._pairs: list[Any] = []  # struct pv_net, opened
+        self._pairs: dict[int, Any] = {}  # struct pv_net, opened, by number
         self._kept: list[Any] = []  # their rings
+        self._traced: dict[int, Any] = {}  # the rings of those who trace, by pair
         try:
             for pair, fd in enumerate(net.link.fds):
                 both = [rings.get(index) for index in spec.queue_indices(pair)]
                 if any(both):
-                    self._open(fd, *both)
+                    self._open(pair, fd, *both)
         except BaseException:
             self._close_pairs()
             os.close(self._attention)
             raise
         net.worker.loop.watch(self._attention, self._attend)
 
-    def _open(self, fd: int, receive: Ring | None, transmit: Ring | None) -> None:
+    def _open(self, pair: int, fd: int, receive: Ring | None, transmit: Ring | None) -> None:
         """Make the thread of one pair. Raises QueueError or HostError."""
         net = self._net
         payload = spec.GSO_MAX if net.negotiated & LARGE else net.control.mtu
@@ -61,7 +63,7 @@ class NativeNet:
         error = lib.pv_net_open(native)
         if error:
             raise HostError(f"The host allows no threads for {net.name}: {os.strerror(-error)}")
-        self._pairs.append(native)
+        self._pairs[pair] = native
 
     def _queue(self, ring: Ring | None) -> dict[str, Any]:
         if ring is None:
@@ -72,12 +74,12 @@ class NativeNet:
 
     def start(self) -> None:
         """See Mover."""
-        for pair in self._pairs:
+        for pair in self._pairs.values():
             lib.pv_net_start(pair)
 
     def stop(self) -> None:
         """See Mover."""
-        for pair in self._pairs:
+        for pair in self._pairs.values():
             lib.pv_net_stop(pair)
 
     def close(self) -> None:
@@ -88,18 +90,26 @@ class NativeNet:
 
     def _close_pairs(self) -> None:
         while self._pairs:
-            lib.pv_net_close(self._pairs.pop())
+            lib.pv_net_close(self._pairs.popitem()[1])
+
+    def trace(self, tracer: Tracer | None) -> None:
+        """See Mover. Any thread."""
+        for number, pair in tuple(self._pairs.items()):
+            if tracer is not None:
+                queues = spec.queue_indices(number)
+                self._traced[number] = tracer.ring(self._net.name, queues, number)
+            pair.tracer = self._traced[number] if tracer is not None else ffi.NULL
 
     def inspect(self) -> dict[str, int]:
         """See Mover. Any thread."""
         fields = [name for name, _ in ffi.typeof("struct pv_net_counters").fields]
-        pairs = tuple(self._pairs)
+        pairs = tuple(self._pairs.values())
         return {name: sum(getattr(pair.counters, name) for pair in pairs) for name in fields}
 
     def _attend(self) -> None:
         """The driver has broken a rule, or the tap is gone."""
         os.eventfd_read(self._attention)
-        for pair in tuple(self._pairs):
+        for pair in tuple(self._pairs.values()):
             if pair.broken:
                 self._net.fail(queue_error(pair.broken))
                 return

@@ -247,6 +247,7 @@ class Net(VirtioDevice):
         self.publish(queue)
         self.statistics["rx_frames"] += 1
         self.statistics["rx_bytes"] += length - spec.HEADER.size
+        self._trace(queue.ring.index, length - spec.HEADER.size)
         return True
 
     @staticmethod
@@ -326,6 +327,12 @@ class Net(VirtioDevice):
         else:
             self.statistics["tx_frames"] += 1
             self.statistics["tx_bytes"] += length
+            self._trace(index, length)
+
+    def _trace(self, index: int, length: int) -> None:
+        """A frame of `length` bytes has passed queue `index`."""
+        if self.tracer is not None:
+            self.tracer.instant("request.net", self.name, queue=index, bytes=length)
 
     def _complain(self, error: OSError) -> None:
         now = self.worker.loop.now()

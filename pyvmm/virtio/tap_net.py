@@ -13,7 +13,7 @@ from functools import partial
 from pyvmm import fastpath
 from pyvmm.errors import HostError
 from pyvmm.log import Log
-from pyvmm.typed import Protocol
+from pyvmm.typed import TYPE_CHECKING, Protocol
 from pyvmm.virtio import net_spec as spec
 from pyvmm.virtio import virtio_spec
 from pyvmm.virtio.chain import Chain
@@ -21,6 +21,9 @@ from pyvmm.virtio.device import ring_doorbell
 from pyvmm.virtio.net import Link, Net
 from pyvmm.virtio.vhost import Vhost
 from pyvmm.virtio.virtqueue import Virtqueue
+
+if TYPE_CHECKING:
+    from pyvmm.hooks import Tracer
 
 log = Log(__name__)
 
@@ -63,6 +66,9 @@ class Mover(Protocol):
 
     def close(self) -> None:
         """Stop, and give the queues up."""
+
+    def trace(self, tracer: Tracer | None) -> None:
+        """Tell `tracer` of what is done. Any thread."""
 
     def inspect(self) -> dict[str, int]:
         """What was done since it was made, under the names of Net.statistics among others."""
@@ -119,6 +125,13 @@ class TapNet(Net):
     def statistics(self, counts: dict[str, int]) -> None:
         self._counts = counts
 
+    def trace(self, tracer: Tracer | None) -> None:
+        """See VirtioDevice."""
+        super().trace(tracer)
+        mover = self._mover  # the worker may end it now
+        if mover is not None:
+            mover.trace(tracer)
+
     # ---- life ----
 
     def _serve(self) -> None:
@@ -127,6 +140,7 @@ class TapNet(Net):
             return
         if self._mover is None:
             self._mover = self._make_mover()
+            self._mover.trace(self.tracer)
             self.link.attach(self.control.pairs)
             self._set_filter()
         index = self.control.index

@@ -100,11 +100,17 @@ class RegisterTransport(Device):
         with self._config_lock:
             self._config = (self._config[0] + 1, self.device.read_config())
         if self._status & spec.STATUS_DRIVER_OK:
-            os.eventfd_write(self.config_call, 1)
+            self._signal_config()
 
     def needs_reset(self) -> None:
         """See Transport."""
         self._needs_reset = True
+        self._signal_config()
+
+    def _signal_config(self) -> None:
+        tracer = self.device.tracer
+        if tracer is not None:
+            tracer.instant("irq.config", self.device.name)
         os.eventfd_write(self.config_call, 1)
 
     # ---- status ----

@@ -11,6 +11,7 @@ from pyvmm.virtio.vhost import Vhost
 from pyvmm.virtio.virtqueue import QueueError, Ring
 
 if TYPE_CHECKING:
+    from pyvmm.hooks import Tracer
     from pyvmm.virtio.tap_net import TapNet
 
 
@@ -51,6 +52,9 @@ class VhostNet:
         """See Mover."""
         self._net.worker.loop.unwatch(self._broken)
         os.close(self._broken)
+
+    def trace(self, tracer: Tracer | None) -> None:
+        """See Mover: the kernel does not tell."""
 
     def inspect(self) -> dict[str, int]:
         """See Mover: the kernel does not count."""

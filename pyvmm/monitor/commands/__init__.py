@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from types import ModuleType
 
 from pyvmm.monitor.command import Command
-from pyvmm.monitor.commands import running
+from pyvmm.monitor.commands import running, tracing
 
 GROUPS: Mapping[str, ModuleType] = {
     "The machine": running,
+    "Tracing": tracing,
 }
 TABLE: Mapping[str, Command] = {
     one.name: one

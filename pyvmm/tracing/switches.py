@@ -1,0 +1,52 @@
+"""What the monitor has switched on: one choice for all its users."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pyvmm.tracing.points import Selection, parse_rule
+from pyvmm.tracing.sinks import Tail, open_sink
+
+if TYPE_CHECKING:
+    from pyvmm.tracing.tracer import Output, Tracer
+
+
+class Switches:
+    """What it wants goes to a Tail, and to a file if one is named. Any thread but a device's."""
+
+    def __init__(self, tracer: Tracer) -> None:
+        self._tracer = tracer
+        self._selection = Selection()
+        self._tail = Tail(tracer.origin)
+        self._outputs: list[Output] = []
+
+    def set(self, patterns: tuple[str, ...], on: bool) -> None:
+        """Switch points on or off. Raises UsageError; nothing has changed then."""
+        for pattern in patterns:
+            parse_rule(pattern)
+        for pattern in patterns:
+            self._selection.set(pattern, on)
+        if not self._outputs:
+            self._outputs.append(self._tracer.add(self._selection, self._tail))
+        self._tracer.update()
+
+    def clear(self) -> None:
+        """Switch all off, and end the file."""
+        for output in self._outputs:
+            self._tracer.remove(output)
+        self._outputs.clear()
+        self._selection.clear()
+
+    def write_to(self, path: str, format: str) -> None:
+        """Put what is wanted into a new file, in place of one before. Raises HostError."""
+        sink = open_sink(path, format, self._tracer.origin)
+        for output in self._outputs[1:]:
+            self._tracer.remove(output)
+        if not self._outputs:
+            self._outputs.append(self._tracer.add(self._selection, self._tail))
+        self._outputs[1:] = [self._tracer.add(self._selection, sink)]
+
+    def last(self, count: int) -> list[str]:
+        """The lines of the last `count` events."""
+        self._tracer.flush()
+        return self._tail.last(count)
