@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from pyvmm.events import Event, LinkChanged
 from pyvmm.log import Log
 from pyvmm.loop import Loop
 from pyvmm.memory import GuestMemory
@@ -78,9 +79,20 @@ class Net(VirtioDevice):
     ID = virtio_spec.ID_NET
 
     def __init__(
-        self, name: str, link: Link, mac: bytes, *, pairs: int = 1, mtu: int | None = None
+        self,
+        name: str,
+        link: Link,
+        mac: bytes,
+        *,
+        pairs: int = 1,
+        mtu: int | None = None,
+        tell: Callable[[Event], object] = lambda event: None,
     ) -> None:
-        """`pairs` of queues are the most that the driver may use, `mtu` [the link's] in bytes."""
+        """`pairs` of queues are the most that the driver may use, `mtu` [the link's] in bytes.
+
+        `tell` is told of each LinkChanged.
+        """
+        self._tell = tell
         self.control = Control(self, mac, link.mtu if mtu is None else mtu, pairs)
         offloads = consistent(link.offloads)
         features = self.control.features | spec.F_MRG_RXBUF | offloads
@@ -148,6 +160,11 @@ class Net(VirtioDevice):
     def config_changed(self) -> None:
         """See net_control.Owner."""
         self.transport.config_changed()
+
+    def link_changed(self) -> None:
+        """See net_control.Owner."""
+        self.transport.config_changed()
+        self._tell(LinkChanged(self.name, self.control.link_up))
 
     # ---- life ----
 

@@ -8,11 +8,12 @@ rather than too little (VIRTIO 1.2 §5.1.6.5.1 asks for no more).
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from pyvmm import fastpath
 from pyvmm.errors import HostError
+from pyvmm.events import Event
 from pyvmm.log import Log
 from pyvmm.typed import Protocol
 from pyvmm.virtio import net_spec as spec
@@ -84,6 +85,7 @@ class TapNet(Net):
         pairs: int = 1,
         mtu: int | None = None,
         vhosts: Sequence[Vhost] = (),
+        tell: Callable[[Event], object] = lambda event: None,
     ) -> None:
         """`vhosts` is a vhost-net device for each pair of queues, if the kernel is to serve them.
 
@@ -91,7 +93,7 @@ class TapNet(Net):
         """
         self._mover: Mover | None = None
         self._counting = threading.Lock()  # held while `_mover` and what it counted change
-        super().__init__(name, link, mac, pairs=pairs, mtu=mtu)
+        super().__init__(name, link, mac, pairs=pairs, mtu=mtu, tell=tell)
         self.vhosts = tuple(vhosts)
         for vhost in self.vhosts:
             self.features &= ~QUEUE_FEATURES | vhost.features
