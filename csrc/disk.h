@@ -23,8 +23,9 @@ struct request {
     struct request *next;
     struct pv_disk_queue *queue;
     struct operation op;
+    uint64_t taken; /* when, in nanoseconds */
     int failed;     /* see pv_disk_take */
-    uint64_t begun; /* when it was taken, or 0 if nobody traced then; see pv_now */
+    int traced;     /* somebody traced when it was taken */
     struct pv_chain chain;
 };
 

@@ -39,7 +39,8 @@ class Ended(Event):
 class BlockError(Event):
     """The host has failed a request of a disk.
 
-    `operation` is read, write or discard; `stopped` says whether the machine now waits for it.
+    `operation` is read, write, flush or discard; `stopped` says whether the machine now waits for
+    it.
     """
 
     device: str

@@ -98,7 +98,12 @@ class Network(Peripheral):
 
                 link = Recorder(link, self.pcap)
             return Device(
-                self.name, link, self.address(host), pairs=self.queues, mtu=self.mtu or None
+                self.name,
+                link,
+                self.address(host),
+                pairs=self.queues,
+                mtu=self.mtu or None,
+                tell=host.tell,
             )
         except BaseException:
             link.close()
@@ -240,7 +245,14 @@ class TapNet(Network):
             vhosts = self._open_vhosts()
             for vhost in vhosts:
                 stack.callback(vhost.close)
-            device = Device(self.name, link, self.address(host), pairs=self.queues, vhosts=vhosts)
+            device = Device(
+                self.name,
+                link,
+                self.address(host),
+                pairs=self.queues,
+                vhosts=vhosts,
+                tell=host.tell,
+            )
             stack.pop_all()
             return device
 
@@ -317,7 +329,9 @@ class VhostUserNet(Network):
 
         back_end = VhostSocket(os.fspath(self.path))
         mac = self.address(host)
-        return Device(self.name, back_end, mac, pairs=self.queues, mtu=self.mtu or None)
+        return Device(
+            self.name, back_end, mac, pairs=self.queues, mtu=self.mtu or None, tell=host.tell
+        )
 
 
 def parse_nets(texts: Sequence[str]) -> list[Network]:

@@ -11,11 +11,16 @@ import errno
 from collections.abc import Callable, Sequence
 
 from pyvmm import fastpath
+from pyvmm.errors import HostError
+from pyvmm.events import BlockError, Event
 from pyvmm.log import Log
 from pyvmm.loop import Timer
+from pyvmm.memory import parse_size
 from pyvmm.typed import TYPE_CHECKING, Protocol
 from pyvmm.virtio import blk_spec as spec
 from pyvmm.virtio import virtio_spec
+from pyvmm.virtio.blk_counter import BlockCounter, kind_of
+from pyvmm.virtio.blk_execution import carry_out
 from pyvmm.virtio.blk_request import Request
 from pyvmm.virtio.bucket import TokenBucket
 from pyvmm.virtio.chain import Chain
@@ -25,6 +30,7 @@ from pyvmm.virtio.virtqueue import QueueError, Ring, Virtqueue
 if TYPE_CHECKING:
     from pyvmm.hooks import Tracer
     from pyvmm.virtio.native_blk import NativeBlk
+    from pyvmm.virtio.statistics import BlockStatistics
 
 log = Log(__name__)
 
@@ -65,6 +71,18 @@ class Storage(Protocol):
     def write_zeroes(self, offset: int, length: int, unmap: bool) -> None:
         """Make it read as zeros; with `unmap` the space may be given up."""
 
+    def resize(self, total: int) -> None:
+        """Have `total` bytes from now on; what was beyond is lost.
+
+        Raises UsageError where that cannot be, OSError.
+        """
+
+    def commit(self) -> None:
+        """Write what a snapshot keeps into its image.
+
+        Raises UsageError if it is no snapshot, HostError if others have the image, OSError.
+        """
+
     def close(self) -> None:
         """Release it."""
 
@@ -88,6 +106,7 @@ class Blk(VirtioDevice):
         poll: int = 0,
         hold: Callable[[str], Callable[[], object]] | None = None,
         packed: bool = False,
+        tell: Callable[[Event], object] = lambda event: None,
     ) -> None:
         """`serial` is ASCII, at most 20 characters; `iops` and `bps` are rates, 0 is no limit.
 
@@ -95,7 +114,8 @@ class Blk(VirtioDevice):
         waits for a doorbell.
 
         `writeback` is the cache mode after a reset. `hold` stops the machine for a reason until
-        what it returns is called: for writes that find no space. Without it they fail.
+        what it returns is called: for writes that find no space. Without it they fail. `tell` is
+        told of each BlockError.
         """
         features = (
             spec.F_SIZE_MAX
@@ -117,12 +137,14 @@ class Blk(VirtioDevice):
         self.writeback = self._initial_writeback = writeback
         self.iops, self.bps, self.poll = iops, bps, poll
         self._native: NativeBlk | None = None
+        self._counter = BlockCounter()
         self._buckets = [
             (TokenBucket(rate, rate * BURST_SECONDS), per_byte)
             for rate, per_byte in ((iops, False), (bps, True))
             if rate
         ]
         self._hold = hold
+        self._tell = tell
         self._go_on: Callable[[], object] | None = None  # ends the hold, if there is one
         self._kept: list[tuple[Virtqueue, Request]] = []
         self._timer: Timer | None = None  # no request is taken while it runs
@@ -133,11 +155,14 @@ class Blk(VirtioDevice):
         super().close()
         self.storage.close()
 
-    def resize(self) -> None:
-        """Tell the driver that the storage has another size now. Any thread."""
-        native = self._native
-        if native is not None:
-            native.set_size(self.storage.size)
+    def resize(self, size: int | str) -> None:
+        """Make the disk `size` bytes, also as `10G`, and tell the driver. Any thread.
+
+        A file is made so long; what was beyond a smaller size is lost. A block device must have
+        the size already. Raises UsageError where that cannot be, HostError.
+        """
+        total = parse_size(size, "size")
+        self._change("resized", lambda: self.storage.resize(total))
         self.transport.config_changed()
 
     def trace(self, tracer: Tracer | None) -> None:
@@ -146,6 +171,41 @@ class Blk(VirtioDevice):
         native = self._native  # the worker may end it now
         if native is not None:
             native.trace(tracer)
+
+    def commit(self) -> None:
+        """Write what a snapshot keeps into its image; requests wait meanwhile. Any thread.
+
+        Raises UsageError if the disk is no snapshot, HostError.
+        """
+        self._change("committed", self.storage.commit)
+
+    def _change(self, done: str, change: Callable[[], object]) -> None:
+        """Change the storage while no request is at it. Any thread."""
+
+        def run() -> None:
+            serving = bool(self.queues)
+            if serving:
+                self.quiesce()
+            try:
+                change()
+            except OSError as error:
+                raise HostError(f"{self.name} cannot be {done}: {error.strerror}") from error
+            finally:
+                if self._native is not None:
+                    self._native.set_size(self.storage.size)
+                if serving:
+                    self.resume()
+
+        self.worker.call(run)
+
+    def statistics(self) -> BlockStatistics:
+        """See VirtioDevice. Any thread."""
+        return self._counter.statistics()
+
+    @property
+    def data_path(self) -> str:
+        """See VirtioDevice. Any thread."""
+        return "Python" if self._native is None else "C"
 
     # ---- configuration space ----
 
@@ -199,6 +259,7 @@ class Blk(VirtioDevice):
         except QueueError as error:
             self.fail(error)
             return
+        self._counter.use(self._native)
         self.negotiated = features
         self._native.trace(self.tracer)
         self.queues.update(self._native.queues)
@@ -225,6 +286,7 @@ class Blk(VirtioDevice):
         if self._native is not None:
             self._native.close()
             self._native = None
+        self._counter.use(None)
         super()._stop()
         self._kept.clear()
         if self._timer is not None:
@@ -260,7 +322,7 @@ class Blk(VirtioDevice):
         """
         request = self._begin(queue, chain)
         if failed:
-            self._complain(failed)
+            self._complain(request, failed)
             self._finish(queue, request, spec.S_IOERR)
         elif not self._attempt(queue, request):
             return
@@ -269,12 +331,12 @@ class Blk(VirtioDevice):
     def _attempt(self, queue: Virtqueue, request: Request) -> bool:
         """Carry it out and set its status; False if it is kept until there is space."""
         try:
-            status = self._carry_out(request)
+            status = carry_out(self, request)
         except OSError as error:
             if self._hold and error.errno in NO_SPACE and request.kind != spec.T_FLUSH:
-                self._keep(queue, request, self._hold)
+                self._keep(queue, request, error, self._hold)
                 return False
-            self._complain(error)
+            self._complain(request, error)
             status = spec.S_IOERR
         self._finish(queue, request, status)
         return True
@@ -282,6 +344,7 @@ class Blk(VirtioDevice):
     def _begin(self, queue: Virtqueue, chain: Chain) -> Request:
         """Take a request apart. Raises QueueError."""
         request = Request(chain)
+        self._counter.begin()
         if self.tracer is not None:
             self.tracer.begin(
                 "request.block",
@@ -295,6 +358,7 @@ class Blk(VirtioDevice):
 
     def _finish(self, queue: Virtqueue, request: Request, status: int) -> None:
         request.finish(status)
+        self._counter.end(request, status)
         if self.tracer is not None:
             what = queue.ring.index, request.chain.head
             self.tracer.end("request.block", self.name, what, status=spec.STATUSES[status])
@@ -302,92 +366,6 @@ class Blk(VirtioDevice):
     def _push(self, queue: Virtqueue, chain: Chain) -> None:
         """See VirtioDevice; those who trace were told with the status."""
         queue.push(chain)
-
-    def _carry_out(self, request: Request) -> int:
-        """The request's status. Raises OSError."""
-        match request.kind:
-            case spec.T_IN:
-                return self._read(request)
-            case spec.T_OUT:
-                return self._write(request)
-            case spec.T_FLUSH:
-                self.storage.flush()
-                return spec.S_OK
-            case spec.T_GET_ID:
-                return self._get_id(request)
-            case spec.T_DISCARD if self.features & spec.F_DISCARD:
-                return self._discard(request)
-            case spec.T_WRITE_ZEROES if self.features & spec.F_WRITE_ZEROES:
-                return self._write_zeroes(request)
-            case None:
-                return spec.S_IOERR
-            case _:
-                return spec.S_UNSUPP
-
-    def _inside(self, sector: int, length: int) -> bool:
-        return sector * spec.SECTOR + length <= self.storage.size and length % spec.SECTOR == 0
-
-    def _read(self, request: Request) -> int:
-        if not self._inside(request.sector, request.room):
-            return spec.S_IOERR
-        self.storage.preadv(request.writable, request.sector * spec.SECTOR)
-        request.chain.written = request.room
-        return spec.S_OK
-
-    def _write(self, request: Request) -> int:
-        length = sum(map(len, request.readable))
-        if self.storage.read_only or not self._inside(request.sector, length):
-            return spec.S_IOERR
-        self.storage.pwritev(request.readable, request.sector * spec.SECTOR)
-        self._written()
-        return spec.S_OK
-
-    def _written(self) -> None:
-        """Data was written: without a write cache it has to be permanent now (§5.2.6.2)."""
-        if not self.writeback:
-            self.storage.flush()
-
-    def _get_id(self, request: Request) -> int:
-        if request.room != spec.ID_SIZE:
-            return spec.S_IOERR
-        request.chain.write(self.serial)
-        return spec.S_OK
-
-    def _discard(self, request: Request) -> int:
-        status, ranges = self._ranges(request, spec.DISCARD_SECTORS, 0)
-        for offset, length, _ in ranges:
-            self.storage.discard(offset, length)
-        return status
-
-    def _write_zeroes(self, request: Request) -> int:
-        status, ranges = self._ranges(request, spec.WRITE_ZEROES_SECTORS, spec.SEGMENT_UNMAP)
-        for offset, length, flags in ranges:
-            unmap = bool(flags & spec.SEGMENT_UNMAP and self.features & spec.F_DISCARD)
-            self.storage.write_zeroes(offset, length, unmap)
-        if ranges:
-            self._written()
-        return status
-
-    def _ranges(
-        self, request: Request, longest: int, allowed: int
-    ) -> tuple[int, list[tuple[int, int, int]]]:
-        """A status, and if that is OK the (offset, length, flags) of every range, all checked."""
-        if request.length - request.room > spec.RANGES * spec.SEGMENT.size:
-            return spec.S_IOERR, []
-        data = b"".join(request.readable)
-        if not data or len(data) % spec.SEGMENT.size:
-            return spec.S_IOERR, []
-        segments = list(spec.SEGMENT.iter_unpack(data))
-        if any(flags & ~allowed for _, _, flags in segments):
-            return spec.S_UNSUPP, []
-        for sector, sectors, _ in segments:
-            if sectors > longest or not self._inside(sector, sectors * spec.SECTOR):
-                return spec.S_IOERR, []
-        return spec.S_OK, [
-            (sector * spec.SECTOR, sectors * spec.SECTOR, flags)
-            for sector, sectors, flags in segments
-            if sectors
-        ]
 
     # ---- waiting ----
 
@@ -399,10 +377,15 @@ class Blk(VirtioDevice):
             self._wait(max(waits))
 
     def _keep(
-        self, queue: Virtqueue, request: Request, hold: Callable[[str], Callable[[], object]]
+        self,
+        queue: Virtqueue,
+        request: Request,
+        error: OSError,
+        hold: Callable[[str], Callable[[], object]],
     ) -> None:
         self._kept.append((queue, request))
         if self._go_on is None:
+            self._tell_of(request, error, stopped=True)
             self._go_on = hold(f"{self.name} is out of space on the host; it goes on when there is")
         self._wait(PROBE_SECONDS)
 
@@ -432,8 +415,13 @@ class Blk(VirtioDevice):
             self._go_on()
             self._go_on = None
 
-    def _complain(self, error: OSError) -> None:
+    def _complain(self, request: Request, error: OSError) -> None:
+        self._tell_of(request, error, stopped=False)
         now = self.worker.loop.now()
         if now >= self._quiet_until:
             self._quiet_until = now + QUIET_SECONDS
             log.warning("%s: a request failed: %s", self.name, error.strerror or error)
+
+    def _tell_of(self, request: Request, error: OSError, *, stopped: bool) -> None:
+        reason = error.strerror or str(error)
+        self._tell(BlockError(self.name, kind_of(request), reason, stopped))

@@ -7,11 +7,13 @@ rather than too little (VIRTIO 1.2 §5.1.6.5.1 asks for no more).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from pyvmm import fastpath
 from pyvmm.errors import HostError
+from pyvmm.events import Event
 from pyvmm.log import Log
 from pyvmm.typed import TYPE_CHECKING, Protocol
 from pyvmm.virtio import net_spec as spec
@@ -19,6 +21,7 @@ from pyvmm.virtio import virtio_spec
 from pyvmm.virtio.chain import Chain
 from pyvmm.virtio.device import ring_doorbell
 from pyvmm.virtio.net import Link, Net
+from pyvmm.virtio.statistics import NetStatistics
 from pyvmm.virtio.vhost import Vhost
 from pyvmm.virtio.virtqueue import Virtqueue
 
@@ -71,7 +74,7 @@ class Mover(Protocol):
         """Tell `tracer` of what is done. Any thread."""
 
     def inspect(self) -> dict[str, int]:
-        """What was done since it was made, under the names of Net.statistics among others."""
+        """What was done since it was made, under the names of NetStatistics among others."""
 
 
 class TapNet(Net):
@@ -88,13 +91,15 @@ class TapNet(Net):
         pairs: int = 1,
         mtu: int | None = None,
         vhosts: Sequence[Vhost] = (),
+        tell: Callable[[Event], object] = lambda event: None,
     ) -> None:
         """`vhosts` is a vhost-net device for each pair of queues, if the kernel is to serve them.
 
         See Net for the others.
         """
         self._mover: Mover | None = None
-        super().__init__(name, link, mac, pairs=pairs, mtu=mtu)
+        self._counting = threading.Lock()  # held while `_mover` and what it counted change
+        super().__init__(name, link, mac, pairs=pairs, mtu=mtu, tell=tell)
         self.vhosts = tuple(vhosts)
         for vhost in self.vhosts:
             self.features &= ~QUEUE_FEATURES | vhost.features
@@ -112,18 +117,24 @@ class TapNet(Net):
         for vhost in self.vhosts:
             vhost.close()
 
-    @property
-    def statistics(self) -> dict[str, int]:
-        """See Net; vhost-net does not count. Any thread."""
-        mover = self._mover
-        if mover is None:
-            return self._counts
-        moved = mover.inspect()
+    def statistics(self) -> NetStatistics | None:
+        """See VirtioDevice; vhost-net does not count. Any thread."""
+        if self.vhosts:
+            return None
+        with self._counting:
+            return NetStatistics(**self._totals())
+
+    def _totals(self) -> dict[str, int]:
+        """What Python and the mover have done, with `_counting` held."""
+        moved = {} if self._mover is None else self._mover.inspect()
         return {name: count + moved.get(name, 0) for name, count in self._counts.items()}
 
-    @statistics.setter
-    def statistics(self, counts: dict[str, int]) -> None:
-        self._counts = counts
+    @property
+    def data_path(self) -> str:
+        """See VirtioDevice. Any thread."""
+        if not self._moved:
+            return super().data_path
+        return "vhost-net" if self.vhosts else "C"
 
     def trace(self, tracer: Tracer | None) -> None:
         """See VirtioDevice."""
@@ -168,8 +179,9 @@ class TapNet(Net):
     def _stop(self) -> None:
         super()._stop()
         if self._mover is not None:
-            mover, self._counts = self._mover, self.statistics
-            self._mover = None
+            mover = self._mover  # at rest
+            with self._counting:
+                self._counts, self._mover = self._totals(), None
             mover.close()
 
     def _move(self, wanted: bool) -> None:

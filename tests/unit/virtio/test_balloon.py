@@ -8,6 +8,7 @@ import threading
 import pytest
 
 from pyvmm.errors import UsageError
+from pyvmm.events import BalloonChanged, Event
 from pyvmm.layout import MIB
 from pyvmm.virtio import balloon_spec as spec
 from pyvmm.virtio.balloon import Balloon
@@ -117,6 +118,15 @@ def test_an_impossible_target_is_refused(device: Balloon, guest: Guest, target: 
     assert wanted(device) == 0
 
 
+def test_a_change_of_the_size_is_told_once() -> None:
+    told: list[Event] = []
+    guest = Guest(Balloon("balloon", tell=told.append))
+    for _ in range(2):
+        guest.device.write_config(spec.ACTUAL, (256).to_bytes(4, "little"))
+    guest.close()
+    assert told == [BalloonChanged(guest.memory.size - MIB)]
+
+
 def test_the_size_is_what_the_driver_says(device: Balloon, guest: Guest) -> None:
     guest.start()
     assert device.size == SIZE
@@ -150,7 +160,7 @@ def test_statistics_are_asked_for_and_come_fresh(device: Balloon, guest: Guest) 
     queue.publish()
     device.worker.call(lambda: device.pump(device.queues[spec.STATS]))
     found: list[dict[str, int]] = []
-    asking = threading.Thread(target=lambda: found.append(device.statistics(timeout=20)))
+    asking = threading.Thread(target=lambda: found.append(device.guest_statistics(timeout=20)))
     asking.start()
     queue.wait()  # the buffer comes back: that is the question
     queue.add([stats(total=20, free=10) + spec.STAT.pack(999, 1) + b"torn"])
@@ -164,7 +174,7 @@ def test_a_guest_without_statistics_is_not_waited_for_forever(
 ) -> None:
     guest.start(SPLIT, queues=[0, 1])
     with pytest.raises(TimeoutError, match="no statistics within 0 s"):
-        device.statistics(timeout=0)
+        device.guest_statistics(timeout=0)
 
 
 def test_a_second_buffer_for_statistics_is_given_back(device: Balloon, guest: Guest) -> None:

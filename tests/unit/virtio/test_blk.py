@@ -12,8 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pyvmm.errors import HostError
 from pyvmm.virtio import blk_spec as spec
 from pyvmm.virtio.blk import Blk
+from pyvmm.virtio.statistics import BlockStatistics, Operations
 from tests.fakes.driver import Guest
 from tests.fakes.storage import MemoryStorage
 from tests.unit.virtio.conftest import MakeGuest
@@ -309,12 +311,78 @@ def test_configuration_tells_size_limits_and_topology(make_disk: MakeDisk) -> No
 
 
 def test_a_new_size_is_announced(disk: Disk) -> None:
-    disk.storage.size *= 2
     device = disk.guest.device
     assert isinstance(device, Blk)
-    device.resize()
+    device.resize("2M")
     disk.guest.wait_config_changed()
     assert spec.CONFIG.unpack(device.read_config())[0] == 4096
+
+
+def test_a_storage_that_cannot_be_changed_serves_on(disk: Disk) -> None:
+    device = disk.guest.device
+    assert isinstance(device, Blk)
+    disk.storage.trouble = OSError(errno.EFBIG, "File too large")
+    with pytest.raises(HostError, match=r"^vda cannot be resized: File too large$"):
+        device.resize("2M")
+    with pytest.raises(HostError, match=r"^vda cannot be committed: File too large$"):
+        device.commit()
+    disk.storage.trouble = None
+    assert disk.ask(spec.T_OUT, 0, bytes(512)).status == spec.S_OK
+
+
+def test_a_change_of_a_quiesced_disk_leaves_it_so(disk: Disk) -> None:
+    device = disk.guest.device
+    assert isinstance(device, Blk)
+    device.worker.call(device.quiesce)
+    device.resize("2M")
+    disk.send([spec.HEADER.pack(spec.T_OUT, 2048), bytes(512)], [1])
+    device.worker.call(lambda: None)
+    assert not disk.driver.collect()
+    device.worker.call(device.resume)
+    assert disk.driver.wait()[0].data == bytes([spec.S_OK])
+
+
+# ---- statistics ----
+
+
+def test_what_was_done_is_counted_by_kind(disk: Disk) -> None:
+    disk.ask(spec.T_OUT, 0, bytes(1024))
+    disk.ask(spec.T_OUT, 0, bytes(512))
+    disk.ask(spec.T_IN, 0, room=512)
+    disk.ask(spec.T_FLUSH)
+    disk.ask(spec.T_DISCARD, 0, segment(0, 8) + segment(16, 8))
+    disk.ask(spec.T_WRITE_ZEROES, 0, segment(0, 2))
+    disk.ask(spec.T_GET_ID, 0, room=spec.ID_SIZE)
+    done = statistics(disk)
+    kinds = done.write, done.read, done.flush, done.discard
+    assert [(kind.operations, kind.bytes, kind.errors) for kind in kinds] == [
+        *((2, 1536, 0), (1, 512, 0), (1, 0, 0), (2, 18 * 512, 0))
+    ]
+    assert all(kind.nanoseconds > 0 for kind in kinds)
+    assert done.in_flight == 0
+
+
+def test_what_failed_is_counted_as_that_only(disk: Disk) -> None:
+    disk.ask(spec.T_IN, 2048, room=512)
+    disk.storage.trouble = OSError(errno.EIO, "Input/output error")
+    disk.ask(spec.T_OUT, 0, bytes(512))
+    done = statistics(disk)
+    assert done.read == done.write == Operations(0, 0, 0, 1)
+
+
+def test_counts_outlive_the_driver(disk: Disk) -> None:
+    disk.ask(spec.T_OUT, 0, bytes(512))
+    before = statistics(disk)
+    disk.guest.device.worker.call(disk.guest.device.deactivate)
+    assert statistics(disk) == before
+
+
+def statistics(disk: Disk) -> BlockStatistics:
+    assert isinstance(disk.guest.device, Blk)
+    return disk.guest.device.statistics()
+
+
+# ---- queues and cache ----
 
 
 def test_every_queue_is_served(make_disk: MakeDisk) -> None:

@@ -6,11 +6,13 @@ import errno
 import itertools
 import logging
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pyvmm.events import Event, LinkChanged
 from pyvmm.virtio import net_spec as spec
 from pyvmm.virtio import virtio_spec
 from pyvmm.virtio.net import Net
@@ -75,7 +77,7 @@ class Network:
         self.tx.request([head, data])
 
     def count(self, name: str) -> int:
-        return self.device.statistics[name]
+        return self.device.statistics().asdict()[name]
 
 
 MakeNet = Callable[..., Network]
@@ -87,7 +89,7 @@ def make_net(make_guest: MakeGuest) -> MakeNet:
         link: FakeLink | None = None,
         features: int | None = None,
         packed: bool = False,
-        **options: int,
+        **options: Any,
     ) -> Network:
         link = link or FakeLink()
         return Network(make_guest(Net("eth0", link, MAC, **options)), link, features, packed)
@@ -264,7 +266,7 @@ def test_a_frame_that_no_number_of_buffers_holds_is_dropped(make_guest: MakeGues
         guest.queues[RX].add(writable=[20])
     guest.queues[RX].kick()
     assert link.give(frame(100))
-    assert guest.device.statistics["rx_dropped"] == 1  # type: ignore[attr-defined]
+    assert guest.device.statistics().asdict()["rx_dropped"] == 1  # type: ignore[attr-defined]
     assert link.give(frame(60))  # 12 + 60 bytes fit
     assert len(guest.queues[RX].wait(4)) == 4
 
@@ -457,7 +459,9 @@ def test_a_driver_that_knows_the_mtu_gets_no_longer_frame(make_net: MakeNet) -> 
     assert net.rx.wait()
 
 
-def test_the_driver_learns_of_a_pulled_cable(net: Network) -> None:
+def test_the_driver_learns_of_a_pulled_cable(make_net: MakeNet) -> None:
+    told: list[Event] = []
+    net = make_net(tell=told.append)
     net.buffers(100)
     net.device.set_link(False)
     net.guest.wait_config_changed()
@@ -470,6 +474,7 @@ def test_the_driver_learns_of_a_pulled_cable(net: Network) -> None:
     assert net.device.read_config()[6] == spec.STATUS_LINK_UP | spec.STATUS_ANNOUNCE
     assert net.link.give(frame())
     assert net.rx.wait()
+    assert told == [LinkChanged("eth0", False), LinkChanged("eth0", True)]
 
 
 def test_a_link_that_is_down_is_down_whatever_the_user_says(net: Network) -> None:
@@ -485,7 +490,7 @@ def test_frames_before_the_driver_are_dropped(make_guest: MakeGuest) -> None:
     device = Net("eth0", link, MAC)
     make_guest(device)
     assert link.give(frame())
-    assert device.statistics["rx_dropped"] == 1
+    assert device.statistics().asdict()["rx_dropped"] == 1
 
 
 def test_frames_wait_while_the_device_may_not_reach_memory(net: Network) -> None:
