@@ -297,6 +297,10 @@ class Machine:
         """The last output of the serial ports, some ten KiB of it."""
         return self._console.text
 
+    def last_output(self, port: int) -> bytes:
+        """The last output of serial port number `port`, some ten KiB of it."""
+        return self._console.of_port(port)
+
     def diagnose(self) -> Report:
         """Say in words why the guest died, or, if it runs, where it is; it stands still meanwhile.
 
