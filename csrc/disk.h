@@ -22,7 +22,8 @@ struct request {
     struct request *next;
     struct pv_disk_queue *queue;
     struct operation op;
-    int failed; /* see pv_disk_take */
+    uint64_t taken; /* when, in nanoseconds */
+    int failed;     /* see pv_disk_take */
     struct pv_chain chain;
 };
 

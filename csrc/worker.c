@@ -41,23 +41,24 @@ static uint64_t now(void)
 
 /* ---- answers; with the lock held ---- */
 
-static void answer(struct pv_disk *disk, struct request *request)
+static void answer(struct pv_disk *disk, struct request *request, uint64_t at)
 {
     const struct operation *op = &request->op;
     struct pv_disk_counters *counters = &disk->counters;
+    struct pv_disk_operations *done = &counters->flush;
     uint32_t written = 1; /* the status byte */
 
     *op->status = VIRTIO_BLK_S_OK;
     if (op->type == VIRTIO_BLK_T_IN) {
         written += (uint32_t)op->length;
-        counters->reads++;
-        counters->read_bytes += op->length;
+        done = &counters->read;
     } else if (op->type == VIRTIO_BLK_T_OUT) {
-        counters->writes++;
-        counters->written_bytes += op->length;
-    } else {
-        counters->flushes++;
+        done = &counters->write;
     }
+    done->operations++;
+    done->bytes += op->length;
+    done->nanoseconds += at - request->taken;
+    counters->in_flight--;
     pv_queue_push(request->queue->ring, request->chain.head, request->chain.count, written);
     pv_put_back(disk->threads, request);
 }
@@ -70,10 +71,10 @@ static void hand_over(struct pv_disk *disk, struct request *request)
 }
 
 /* A request was carried out, or could not be. */
-static void settle(struct pv_disk *disk, struct request *request, enum outcome outcome)
+static void settle(struct pv_disk *disk, struct request *request, enum outcome outcome, uint64_t at)
 {
     if (outcome == DONE)
-        answer(disk, request);
+        answer(disk, request, at);
     else
         hand_over(disk, request);
 }
@@ -106,11 +107,13 @@ static void wait_for(struct pv_disk *disk, struct request *request)
     struct pv_disk_threads *threads = disk->threads;
     struct pv_disk_queue *queue = request->queue;
     enum outcome outcome;
+    uint64_t at;
 
     pthread_mutex_unlock(&threads->lock);
     outcome = pv_carry_out(disk, request, 1);
+    at = now();
     pthread_mutex_lock(&threads->lock);
-    settle(disk, request, outcome);
+    settle(disk, request, outcome, at);
     show(disk, queue);
 }
 
@@ -225,7 +228,7 @@ static int take_batch(struct pv_disk *disk, struct pv_disk_queue *queue, struct 
     struct pv_disk_threads *threads = disk->threads;
     struct request *request;
     enum outcome outcome;
-    uint64_t bytes = 0;
+    uint64_t bytes = 0, at = now();
     int got = 1, understood, count;
 
     for (count = 0; count < BATCH; count++) {
@@ -234,18 +237,21 @@ static int take_batch(struct pv_disk *disk, struct pv_disk_queue *queue, struct 
         if (got <= 0)
             break;
         threads->unused = request->next;
+        disk->counters.in_flight++;
         pthread_mutex_unlock(&threads->lock);
         request->queue = queue;
+        request->taken = at;
         request->failed = 0;
         understood = pv_understand(disk, request);
         if (disk->iops || disk->bps)
             throttle(disk, request);
         outcome = understood ? pv_carry_out(disk, request, 0) : FAILED;
+        at = now();
         pthread_mutex_lock(&threads->lock);
         if (outcome == BLOCKS)
             pv_append(blocked, request);
         else
-            settle(disk, request, outcome);
+            settle(disk, request, outcome, at);
         bytes += request->op.length;
         if (bytes >= SHOWN) {
             show(disk, queue);
@@ -254,7 +260,7 @@ static int take_batch(struct pv_disk *disk, struct pv_disk_queue *queue, struct 
     }
     disk->counters.batches += count > 0;
     if (count && disk->poll)
-        threads->last = now();
+        threads->last = at;
     show(disk, queue);
     return got;
 }

@@ -15,10 +15,16 @@ struct pv_disk_queue {
     int looking; /* C's own: it may hold something that has not been seen */
 };
 
+/* Requests of one kind that C has carried out. */
+struct pv_disk_operations {
+    uint64_t operations, bytes;
+    uint64_t nanoseconds; /* in all, each from when it was taken from its queue */
+};
+
 /* What was done since pv_disk_open; Python only reads it. */
 struct pv_disk_counters {
-    uint64_t reads, writes, flushes;
-    uint64_t read_bytes, written_bytes;
+    struct pv_disk_operations read, write, flush;
+    uint64_t in_flight;  /* requests taken and not answered, also by Python */
     uint64_t wakeups;    /* of the leader */
     uint64_t batches;    /* runs of requests from one queue */
     uint64_t interrupts; /* signals to the driver */

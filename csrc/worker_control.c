@@ -142,6 +142,7 @@ void pv_disk_push(struct pv_disk *disk, uint32_t queue, uint16_t head, uint16_t 
 {
     pthread_mutex_lock(&disk->threads->lock);
     pv_queue_push(disk->queues[queue].ring, head, count, written);
+    disk->counters.in_flight--;
     pthread_mutex_unlock(&disk->threads->lock);
 }
 

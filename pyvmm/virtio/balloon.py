@@ -68,7 +68,7 @@ class Balloon(VirtioDevice):
         """How many bytes of its memory the guest has, as its driver says."""
         return self.memory.size - min(self._actual * spec.PAGE, self.memory.size)
 
-    def statistics(self, timeout: float = 5.0) -> dict[str, int]:
+    def guest_statistics(self, timeout: float = 5.0) -> dict[str, int]:
         """What the guest says about its memory now: bytes and counts by name (STATS_NAMES).
 
         Raises TimeoutError if its driver does not answer within `timeout` seconds. Not on the

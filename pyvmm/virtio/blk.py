@@ -16,6 +16,7 @@ from pyvmm.loop import Timer
 from pyvmm.typed import TYPE_CHECKING, Protocol
 from pyvmm.virtio import blk_spec as spec
 from pyvmm.virtio import virtio_spec
+from pyvmm.virtio.blk_counter import BlockCounter
 from pyvmm.virtio.blk_request import Request
 from pyvmm.virtio.bucket import TokenBucket
 from pyvmm.virtio.chain import Chain
@@ -24,6 +25,7 @@ from pyvmm.virtio.virtqueue import QueueError, Ring, Virtqueue
 
 if TYPE_CHECKING:
     from pyvmm.virtio.native_blk import NativeBlk
+    from pyvmm.virtio.statistics import BlockStatistics
 
 log = Log(__name__)
 
@@ -116,6 +118,7 @@ class Blk(VirtioDevice):
         self.writeback = self._initial_writeback = writeback
         self.iops, self.bps, self.poll = iops, bps, poll
         self._native: NativeBlk | None = None
+        self._counter = BlockCounter()
         self._buckets = [
             (TokenBucket(rate, rate * BURST_SECONDS), per_byte)
             for rate, per_byte in ((iops, False), (bps, True))
@@ -138,6 +141,15 @@ class Blk(VirtioDevice):
         if native is not None:
             native.set_size(self.storage.size)
         self.transport.config_changed()
+
+    def statistics(self) -> BlockStatistics:
+        """See VirtioDevice. Any thread."""
+        return self._counter.statistics()
+
+    @property
+    def data_path(self) -> str:
+        """See VirtioDevice. Any thread."""
+        return "Python" if self._native is None else "C"
 
     # ---- configuration space ----
 
@@ -191,6 +203,7 @@ class Blk(VirtioDevice):
         except QueueError as error:
             self.fail(error)
             return
+        self._counter.use(self._native)
         self.negotiated = features
         self.queues.update(self._native.queues)
         self._serve()
@@ -216,6 +229,7 @@ class Blk(VirtioDevice):
         if self._native is not None:
             self._native.close()
             self._native = None
+        self._counter.use(None)
         super()._stop()
         self._kept.clear()
         if self._timer is not None:
@@ -241,6 +255,7 @@ class Blk(VirtioDevice):
     def handle(self, queue: Virtqueue, chain: Chain) -> bool:
         """See VirtioDevice."""
         request = Request(chain)
+        self._counter.begin()
         self._charge(request.length)
         return self._attempt(queue, request)
 
@@ -250,9 +265,10 @@ class Blk(VirtioDevice):
         Its rate is paid. Raises QueueError if it has no room for a status.
         """
         request = Request(chain)
+        self._counter.begin()
         if failed:
             self._complain(failed)
-            request.finish(spec.S_IOERR)
+            self._finish(request, spec.S_IOERR)
         elif not self._attempt(queue, request):
             return
         self.complete(queue, chain)
@@ -267,8 +283,12 @@ class Blk(VirtioDevice):
                 return False
             self._complain(error)
             status = spec.S_IOERR
-        request.finish(status)
+        self._finish(request, status)
         return True
+
+    def _finish(self, request: Request, status: int) -> None:
+        request.finish(status)
+        self._counter.end(request, status)
 
     def _carry_out(self, request: Request) -> int:
         """The request's status. Raises OSError."""
@@ -322,12 +342,14 @@ class Blk(VirtioDevice):
 
     def _discard(self, request: Request) -> int:
         status, ranges = self._ranges(request, spec.DISCARD_SECTORS, 0)
+        request.covered = sum(length for _, length, _ in ranges)
         for offset, length, _ in ranges:
             self.storage.discard(offset, length)
         return status
 
     def _write_zeroes(self, request: Request) -> int:
         status, ranges = self._ranges(request, spec.WRITE_ZEROES_SECTORS, spec.SEGMENT_UNMAP)
+        request.covered = sum(length for _, length, _ in ranges)
         for offset, length, flags in ranges:
             unmap = bool(flags & spec.SEGMENT_UNMAP and self.features & spec.F_DISCARD)
             self.storage.write_zeroes(offset, length, unmap)

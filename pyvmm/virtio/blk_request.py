@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import time
+
 from pyvmm.virtio import blk_spec as spec
 from pyvmm.virtio.chain import Chain
 from pyvmm.virtio.virtqueue import QueueError
 
 
 class Request:
-    """A chain taken apart: header, data and status, however it is framed (§2.7.4.1)."""
+    """A chain taken apart: header, data and status, however it is framed (§2.7.4.1).
 
-    __slots__ = ("chain", "kind", "readable", "room", "sector", "status", "writable")
+    `covered` is how many bytes of the disk it is about, `taken` when it came, in nanoseconds.
+    """
+
+    __slots__ = (
+        *("chain", "covered", "kind", "readable", "room", "sector", "status", "taken"),
+        "writable",
+    )
 
     def __init__(self, chain: Chain) -> None:
         """Raises QueueError if there is no status byte to answer with."""
@@ -30,6 +38,8 @@ class Request:
         self.readable = tuple(filter(len, chain.readable))
         self.writable = tuple(chain.writable)
         self.room = sum(map(len, self.writable))
+        self.covered = self.length
+        self.taken = time.monotonic_ns()
 
     @property
     def length(self) -> int:

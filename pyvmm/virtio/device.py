@@ -21,6 +21,7 @@ from functools import partial
 from pyvmm.log import Log
 from pyvmm.memory import GuestMemory
 from pyvmm.typed import ClassVar, Protocol
+from pyvmm.value import Value
 from pyvmm.virtio import virtio_spec as spec
 from pyvmm.virtio.chain import Chain
 from pyvmm.virtio.virtqueue import QueueError, Ring, Virtqueue, open_queue
@@ -87,6 +88,15 @@ class VirtioDevice:
         """Release everything; no vCPU runs any more. On the thread that closes the machine."""
         self.worker.call(self.deactivate)
         self.worker.close()
+
+    @property
+    def data_path(self) -> str:
+        """Who serves its requests: Python, C, vhost-net, vhost-user and so on. Any thread."""
+        return "Python"
+
+    def statistics(self) -> Value | None:
+        """What it has done (pyvmm.virtio.statistics), or None where nobody counts. Any thread."""
+        return None
 
     # ---- configuration space; on any thread, with the transport's lock for it held ----
 

@@ -111,10 +111,16 @@ class NativeBlk:
         """From the next request on, writes may or must not stay in the host's cache. Any thread."""
         self._disk.writeback = writeback
 
-    def inspect(self) -> dict[str, int]:
-        """What the threads have done since they were made. Any thread."""
+    def counts(self) -> list[tuple[int, ...]]:
+        """The Operations that the threads have done: read, write, flush. Any thread, any time."""
         counters = self._disk.counters
-        return {name: getattr(counters, name) for name, _ in ffi.typeof(counters).fields}
+        kinds = counters.read, counters.write, counters.flush
+        return [(kind.operations, kind.bytes, kind.nanoseconds, 0) for kind in kinds]
+
+    @property
+    def in_flight(self) -> int:
+        """How many requests are taken and not answered. Any thread, any time."""
+        return int(self._disk.counters.in_flight)
 
     def _attend(self) -> None:
         """Answer what C has left, as much as fits a ring, so that a reset never waits long."""

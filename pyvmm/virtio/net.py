@@ -19,6 +19,7 @@ from pyvmm.virtio.chain import Chain, take
 from pyvmm.virtio.device import Transport, VirtioDevice, ring_doorbell
 from pyvmm.virtio.net_control import Control
 from pyvmm.virtio.net_frame import OVERHEAD, BadFrame, Buffer, check, consistent, flow
+from pyvmm.virtio.statistics import NetStatistics
 from pyvmm.virtio.virtqueue import QueueError, Ring, Virtqueue
 
 log = Log(__name__)
@@ -72,12 +73,7 @@ class Link(Protocol):
 
 
 class Net(VirtioDevice):
-    """A virtio-net device, and the owner of its link.
-
-    `statistics` counts frames and bytes since it was made: `filtered` are those that the driver
-    does not want, `dropped` those that it could not have, or the link not send, `invalid` those
-    whose headers are wrong.
-    """
+    """A virtio-net device, and the owner of its link."""
 
     ID = virtio_spec.ID_NET
 
@@ -92,13 +88,7 @@ class Net(VirtioDevice):
             features |= spec.F_CTRL_GUEST_OFFLOADS
         super().__init__(name, [spec.QUEUE_SIZE] * (2 * pairs + 1), features)
         self.link = link
-        self.statistics = dict.fromkeys(
-            (
-                *("rx_frames", "rx_bytes", "rx_dropped", "rx_filtered"),
-                *("tx_frames", "tx_bytes", "tx_dropped", "tx_invalid"),
-            ),
-            0,
-        )
+        self._counts = dict.fromkeys(NetStatistics.fields, 0)
         self._plugged = True
         self._quiet_until = 0.0
         self._refused = False  # the link waits for room
@@ -123,6 +113,10 @@ class Net(VirtioDevice):
     def _release(self) -> None:
         self.deactivate()
         self.link.close()
+
+    def statistics(self) -> NetStatistics | None:
+        """See VirtioDevice. Any thread."""
+        return NetStatistics(**self._counts)
 
     def set_link(self, up: bool) -> None:
         """Plug the cable in, or pull it. Any thread."""
@@ -200,10 +194,10 @@ class Net(VirtioDevice):
             return False
         queue = self._receive_queue(frame[1])
         if queue is None or not self.control.link_up or self._exceeds_mtu(frame):
-            self.statistics["rx_dropped"] += 1
+            self._counts["rx_dropped"] += 1
             return True
         if not self.control.filter.passes(frame[1]):
-            self.statistics["rx_filtered"] += 1
+            self._counts["rx_filtered"] += 1
             return True
         try:
             return self._fill(queue, frame)
@@ -233,20 +227,20 @@ class Net(VirtioDevice):
         while room < length and (count == 0 or self.negotiated & spec.F_MRG_RXBUF):
             if count == len(spare) and not self._pop_buffer(queue, spare):
                 self._refused = sum(chain.count for chain in spare) < queue.ring.size
-                self.statistics["rx_dropped"] += not self._refused  # the driver can have no more
+                self._counts["rx_dropped"] += not self._refused  # the driver can have no more
                 return not self._refused
             room += sum(map(len, spare[count].writable))
             count += 1
         if room < length:
-            self.statistics["rx_dropped"] += 1
+            self._counts["rx_dropped"] += 1
             return True
         self._write(spare[:count], frame)
         for chain in spare[:count]:
             queue.push(chain)
         del spare[:count]
         self.publish(queue)
-        self.statistics["rx_frames"] += 1
-        self.statistics["rx_bytes"] += length - spec.HEADER.size
+        self._counts["rx_frames"] += 1
+        self._counts["rx_bytes"] += length - spec.HEADER.size
         return True
 
     @staticmethod
@@ -307,25 +301,25 @@ class Net(VirtioDevice):
         try:
             header = check(header, length, self.negotiated, self.link.mtu)
         except BadFrame as error:
-            self.statistics["tx_invalid"] += 1
+            self._counts["tx_invalid"] += 1
             self.complain(f"sent a frame that {error}")
             return
         if index // 2 < self.control.pairs > 1:
             start = b"".join(take(list(data), spec.IPV6_FLOW.stop))
             self._flows[flow(start)] = index // 2
         if not self.control.link_up:
-            self.statistics["tx_dropped"] += 1
+            self._counts["tx_dropped"] += 1
             return
         try:
             self.link.send([memoryview(header), *data])
         except BlockingIOError:
             raise
         except OSError as error:
-            self.statistics["tx_dropped"] += 1
+            self._counts["tx_dropped"] += 1
             self._complain(error)
         else:
-            self.statistics["tx_frames"] += 1
-            self.statistics["tx_bytes"] += length
+            self._counts["tx_frames"] += 1
+            self._counts["tx_bytes"] += length
 
     def _complain(self, error: OSError) -> None:
         now = self.worker.loop.now()

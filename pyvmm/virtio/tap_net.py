@@ -7,6 +7,7 @@ rather than too little (VIRTIO 1.2 §5.1.6.5.1 asks for no more).
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from functools import partial
 
@@ -19,6 +20,7 @@ from pyvmm.virtio import virtio_spec
 from pyvmm.virtio.chain import Chain
 from pyvmm.virtio.device import ring_doorbell
 from pyvmm.virtio.net import Link, Net
+from pyvmm.virtio.statistics import NetStatistics
 from pyvmm.virtio.vhost import Vhost
 from pyvmm.virtio.virtqueue import Virtqueue
 
@@ -65,7 +67,7 @@ class Mover(Protocol):
         """Stop, and give the queues up."""
 
     def inspect(self) -> dict[str, int]:
-        """What was done since it was made, under the names of Net.statistics among others."""
+        """What was done since it was made, under the names of NetStatistics among others."""
 
 
 class TapNet(Net):
@@ -88,6 +90,7 @@ class TapNet(Net):
         See Net for the others.
         """
         self._mover: Mover | None = None
+        self._counting = threading.Lock()  # held while `_mover` and what it counted change
         super().__init__(name, link, mac, pairs=pairs, mtu=mtu)
         self.vhosts = tuple(vhosts)
         for vhost in self.vhosts:
@@ -106,18 +109,24 @@ class TapNet(Net):
         for vhost in self.vhosts:
             vhost.close()
 
-    @property
-    def statistics(self) -> dict[str, int]:
-        """See Net; vhost-net does not count. Any thread."""
-        mover = self._mover
-        if mover is None:
-            return self._counts
-        moved = mover.inspect()
+    def statistics(self) -> NetStatistics | None:
+        """See VirtioDevice; vhost-net does not count. Any thread."""
+        if self.vhosts:
+            return None
+        with self._counting:
+            return NetStatistics(**self._totals())
+
+    def _totals(self) -> dict[str, int]:
+        """What Python and the mover have done, with `_counting` held."""
+        moved = {} if self._mover is None else self._mover.inspect()
         return {name: count + moved.get(name, 0) for name, count in self._counts.items()}
 
-    @statistics.setter
-    def statistics(self, counts: dict[str, int]) -> None:
-        self._counts = counts
+    @property
+    def data_path(self) -> str:
+        """See VirtioDevice. Any thread."""
+        if not self._moved:
+            return super().data_path
+        return "vhost-net" if self.vhosts else "C"
 
     # ---- life ----
 
@@ -154,8 +163,9 @@ class TapNet(Net):
     def _stop(self) -> None:
         super()._stop()
         if self._mover is not None:
-            mover, self._counts = self._mover, self.statistics
-            self._mover = None
+            mover = self._mover  # at rest
+            with self._counting:
+                self._counts, self._mover = self._totals(), None
             mover.close()
 
     def _move(self, wanted: bool) -> None:

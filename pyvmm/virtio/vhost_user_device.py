@@ -115,6 +115,11 @@ class VhostUserDevice(VirtioDevice):
         self._disconnect()
         self.back_end.close()
 
+    @property
+    def data_path(self) -> str:
+        """See VirtioDevice. Any thread."""
+        return "vhost-user"
+
     def read_config(self) -> bytes:
         """See VirtioDevice."""
         return self.config

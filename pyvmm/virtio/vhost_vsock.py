@@ -40,6 +40,11 @@ class VhostVsock(VsockDevice):
         self._vhost.close()
         os.close(self._broken)
 
+    @property
+    def data_path(self) -> str:
+        """See VirtioDevice. Any thread."""
+        return "vhost-vsock"
+
     def activate(self, features: int, rings: Sequence[Ring]) -> None:
         """See VirtioDevice."""
         self._bases = {ring: 0 for ring in rings if ring.index != spec.EVENT}

@@ -60,7 +60,7 @@ def main(how: str) -> None:
             balloon.resize("160M")
             print("size", until(lambda: balloon.size >> 20, 161))
         print("returned", full - until(resident, full - FILL_MIB * 3 // 4))
-        print("total", balloon.statistics(60)["total"] >> 20)
+        print("total", balloon.guest_statistics(60)["total"] >> 20)
         if how == "inflate":
             balloon.resize("512M")
             print("lent", until(lambda: (vm.memory.size - balloon.size) >> 20, 1))

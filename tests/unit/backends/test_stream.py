@@ -202,7 +202,7 @@ def test_a_peer_that_does_not_read_stalls_the_guest_and_loses_nothing(
     assert take(peer, len(whole)) == whole
     tx.wait(len(frames) - sent)
     assert isinstance(station.device, Net)
-    assert station.device.statistics["tx_frames"] == len(frames)
+    assert station.device.statistics().asdict()["tx_frames"] == len(frames)
 
 
 # ---- coming and going ----

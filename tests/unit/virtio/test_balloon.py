@@ -150,7 +150,7 @@ def test_statistics_are_asked_for_and_come_fresh(device: Balloon, guest: Guest) 
     queue.publish()
     device.worker.call(lambda: device.pump(device.queues[spec.STATS]))
     found: list[dict[str, int]] = []
-    asking = threading.Thread(target=lambda: found.append(device.statistics(timeout=20)))
+    asking = threading.Thread(target=lambda: found.append(device.guest_statistics(timeout=20)))
     asking.start()
     queue.wait()  # the buffer comes back: that is the question
     queue.add([stats(total=20, free=10) + spec.STAT.pack(999, 1) + b"torn"])
@@ -164,7 +164,7 @@ def test_a_guest_without_statistics_is_not_waited_for_forever(
 ) -> None:
     guest.start(SPLIT, queues=[0, 1])
     with pytest.raises(TimeoutError, match="no statistics within 0 s"):
-        device.statistics(timeout=0)
+        device.guest_statistics(timeout=0)
 
 
 def test_a_second_buffer_for_statistics_is_given_back(device: Balloon, guest: Guest) -> None:

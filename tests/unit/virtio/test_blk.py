@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from pyvmm.virtio import blk_spec as spec
 from pyvmm.virtio.blk import Blk
+from pyvmm.virtio.statistics import BlockStatistics, Operations
 from tests.fakes.driver import Guest
 from tests.fakes.storage import MemoryStorage
 from tests.unit.virtio.conftest import MakeGuest
@@ -315,6 +316,49 @@ def test_a_new_size_is_announced(disk: Disk) -> None:
     device.resize()
     disk.guest.wait_config_changed()
     assert spec.CONFIG.unpack(device.read_config())[0] == 4096
+
+
+# ---- statistics ----
+
+
+def test_what_was_done_is_counted_by_kind(disk: Disk) -> None:
+    disk.ask(spec.T_OUT, 0, bytes(1024))
+    disk.ask(spec.T_OUT, 0, bytes(512))
+    disk.ask(spec.T_IN, 0, room=512)
+    disk.ask(spec.T_FLUSH)
+    disk.ask(spec.T_DISCARD, 0, segment(0, 8) + segment(16, 8))
+    disk.ask(spec.T_WRITE_ZEROES, 0, segment(0, 2))
+    disk.ask(spec.T_GET_ID, 0, room=spec.ID_SIZE)
+    done = statistics(disk)
+    kinds = done.write, done.read, done.flush, done.discard
+    assert [(kind.operations, kind.bytes, kind.errors) for kind in kinds] == [
+        *((2, 1536, 0), (1, 512, 0), (1, 0, 0), (2, 18 * 512, 0))
+    ]
+    assert all(kind.nanoseconds > 0 for kind in kinds)
+    assert done.in_flight == 0
+
+
+def test_what_failed_is_counted_as_that_only(disk: Disk) -> None:
+    disk.ask(spec.T_IN, 2048, room=512)
+    disk.storage.trouble = OSError(errno.EIO, "Input/output error")
+    disk.ask(spec.T_OUT, 0, bytes(512))
+    done = statistics(disk)
+    assert done.read == done.write == Operations(0, 0, 0, 1)
+
+
+def test_counts_outlive_the_driver(disk: Disk) -> None:
+    disk.ask(spec.T_OUT, 0, bytes(512))
+    before = statistics(disk)
+    disk.guest.device.worker.call(disk.guest.device.deactivate)
+    assert statistics(disk) == before
+
+
+def statistics(disk: Disk) -> BlockStatistics:
+    assert isinstance(disk.guest.device, Blk)
+    return disk.guest.device.statistics()
+
+
+# ---- queues and cache ----
 
 
 def test_every_queue_is_served(make_disk: MakeDisk) -> None:

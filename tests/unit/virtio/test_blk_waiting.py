@@ -78,6 +78,8 @@ def test_a_write_without_space_stops_the_machine_and_is_done_when_there_is_some(
     guest: Guest, machine: FakeMachine, storage: MemoryStorage
 ) -> None:
     token = fill_up(guest, machine, storage)
+    assert isinstance(guest.device, Blk)
+    assert guest.device.statistics().in_flight == 1
     assert machine.reasons == ["vda is out of space on the host; it goes on when there is"]
     assert not guest.queues[0].collect()
     assert not machine.went_on.acquire(blocking=False)

@@ -75,7 +75,7 @@ class Network:
         self.tx.request([head, data])
 
     def count(self, name: str) -> int:
-        return self.device.statistics[name]
+        return self.device.statistics().asdict()[name]
 
 
 MakeNet = Callable[..., Network]
@@ -264,7 +264,7 @@ def test_a_frame_that_no_number_of_buffers_holds_is_dropped(make_guest: MakeGues
         guest.queues[RX].add(writable=[20])
     guest.queues[RX].kick()
     assert link.give(frame(100))
-    assert guest.device.statistics["rx_dropped"] == 1  # type: ignore[attr-defined]
+    assert guest.device.statistics().asdict()["rx_dropped"] == 1  # type: ignore[attr-defined]
     assert link.give(frame(60))  # 12 + 60 bytes fit
     assert len(guest.queues[RX].wait(4)) == 4
 
@@ -485,7 +485,7 @@ def test_frames_before_the_driver_are_dropped(make_guest: MakeGuest) -> None:
     device = Net("eth0", link, MAC)
     make_guest(device)
     assert link.give(frame())
-    assert device.statistics["rx_dropped"] == 1
+    assert device.statistics().asdict()["rx_dropped"] == 1
 
 
 def test_frames_wait_while_the_device_may_not_reach_memory(net: Network) -> None:

@@ -167,7 +167,7 @@ def test_what_is_no_address_is_refused(driver: Driver, address: bytes) -> None:
 def test_frames_that_are_not_wanted_are_counted(driver: Driver, link: FakeLink) -> None:
     driver.command(spec.CTRL_RX, spec.CTRL_RX_PROMISC, b"\0")
     assert link.give(OTHER + MAC + bytes(50))
-    assert driver.device.statistics["rx_filtered"] == 1
+    assert driver.device.statistics().asdict()["rx_filtered"] == 1
 
 
 # ---- VLANs ----

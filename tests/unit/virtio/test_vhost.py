@@ -115,6 +115,7 @@ BINDING = ("SET_VRING_BASE", "NET_SET_BACKEND", "GET_VRING_BASE")
 def served() -> Iterator[tuple[Recorder, TapNet, Guest]]:
     kernel, tap = Recorder(), SocketTap()
     net = TapNet("eth0", tap, MAC, vhosts=[kernel])
+    assert (net.data_path, net.statistics()) == ("vhost-net", None)
     guest = Guest(net)
     yield kernel, net, guest
     guest.close()
