@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 
+from pyvmm.endpoint import parse_endpoint
 from pyvmm.machine import Machine
 from pyvmm.typed import Any
 
@@ -18,5 +19,9 @@ def controlled(machine: Machine, settings: Mapping[str, Any]) -> Iterator[None]:
 
     Raises UsageError or HostError.
     """
-    with ExitStack():
+    with ExitStack() as stack:
+        if where := settings.get("metrics"):
+            from pyvmm.metrics.prometheus import Metrics
+
+            stack.callback(Metrics(machine, parse_endpoint(where, "--metrics")).close)
         yield

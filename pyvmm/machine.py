@@ -287,6 +287,10 @@ class Machine:
         """For each vCPU, its exits by kind; also while it runs."""
         return [vcpu.exit_counts() for vcpu in self.board.vcpus]
 
+    def vcpu_threads(self) -> list[int]:
+        """The kernel's number of each vCPU's thread, gettid(2); empty before the start."""
+        return [t.native_id or 0 for t in self._threads if t.name.startswith("vcpu")]
+
     @property
     def end(self) -> End | None:
         """How the guest's run ended, or None while it has not."""

@@ -157,6 +157,9 @@ def json_text(value: object) -> str:
         return f"{{{', '.join(pairs)}}}"
     if isinstance(value, str):
         units = memoryview(value.encode("utf-16", "surrogatepass")).cast("H")[1:]
-        plain = (chr(unit) if 32 <= unit < 127 and unit not in b'"\\' else f"\\u{unit:04x}" for unit in units)
+        plain = (
+            chr(unit) if 32 <= unit < 127 and unit not in b'"\\' else f"\\u{unit:04x}"
+            for unit in units
+        )
         return f'"{"".join(plain)}"'
     return "null" if value is None else repr(value)
