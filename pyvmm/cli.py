@@ -5,8 +5,8 @@ from __future__ import annotations
 import gc
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 
 from pyvmm.config import (
     ENTRIES,
@@ -18,7 +18,7 @@ from pyvmm.config import (
     load_toml,
 )
 from pyvmm.ends import DebugExit, Exited, Quit
-from pyvmm.errors import PyvmmError, UsageError
+from pyvmm.errors import HostError, PyvmmError, UsageError
 from pyvmm.options import REST, Arguments, Parser
 from pyvmm.typed import TYPE_CHECKING, Any
 
@@ -34,7 +34,8 @@ SETUP_ERROR, WRONG_USAGE = 1, 2
 QUIET = "console=ttyS0 quiet"  # for a command: what the kernel says is for our report only
 INTERRUPTED = 128 + signal.SIGINT  # as a shell tells of a program that a signal ended
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
-CONTROL: tuple[str, ...] = ("trace",)  # the options that control.py opens a front end for
+CONTROL: tuple[str, ...] = ("metrics",)  # the options that control.py opens a front end for
+REGISTER_SECONDS = 0.01  # after the start: the guest's first output goes before
 POWER_OFF_SECONDS = 10  # what a guest has after SIGTERM pressed its power button
 SAME_SIGNAL_SECONDS = 0.1  # timeout(1) sends its signal to the process, then to the whole group
 
@@ -107,10 +108,22 @@ def _parser() -> Parser:
     add("--config", metavar="FILE.toml", help="the same settings from a file; options win")
     add("--name", metavar="NAME", help="[pyvmm]")
     add("--trace", action="append", metavar="PATTERN[,...]", help="as exit.*: see docs/tracing.md")
+    add("--metrics", metavar="WHERE", help="Prometheus's, at unix:PATH or tcp:HOST:PORT")
     add("--timeline", action="store_true", help="print at the end when what was reached")
     add("-v", "--verbose", action="count", help="log more; twice: everything")
     add("--", action="rest", metavar="COMMAND...", help="run it in --rootfs, and give its status")
 
+    add = parser.command("ps", "list the machines that run", _of_others("ps")).add
+    add("--json", action="store_true", help="for programs")
+    add = parser.command("stop", "have a machine power itself off", _of_others("stop")).add
+    add("name", metavar="NAME", required=True, help="or the number of its process")
+    add("--timeout", type=float, metavar="S", help="end it after so many seconds [10]")
+    add("--force", action="store_true", help="end it at once")
+    add = parser.command("console", "attach to its serial port", _of_others("console")).add
+    add("name", metavar="NAME", required=True, help="or the number of its process")
+    add = parser.command("stat", "print a machine's counters", _of_others("stat")).add
+    add("name", metavar="NAME", required=True, help="or the number of its process")
+    add("--json", action="store_true", help="for programs")
     trace = parser.command("trace", "print the exits that the monitor's `record` wrote", _trace)
     trace.add("file", metavar="FILE", required=True)
     parser.command("doctor", "say what this host's KVM can do and lacks", _doctor)
@@ -202,6 +215,7 @@ def _run(args: Arguments) -> int:
         patience = 0 if args.rest else POWER_OFF_SECONDS
         with (
             _controlled(machine, args),
+            _registered(machine, args),
             _signals(machine, signals, patience),
             raw_mode() if own else nullcontext(),
         ):
@@ -224,12 +238,31 @@ def _run(args: Arguments) -> int:
 
 def _controlled(machine: Machine, args: Arguments) -> AbstractContextManager[None]:
     """The front ends that the options ask for."""
-    settings = {name: value for name in CONTROL if (value := vars(args)[name])}
+    settings = {name: value for name in (*CONTROL, "trace") if (value := vars(args)[name])}
     if not settings:
         return nullcontext()
     from pyvmm.control import controlled
 
     return controlled(machine, settings)
+
+
+@contextmanager
+def _registered(machine: Machine, args: Arguments) -> Iterator[None]:
+    """Have the user's other processes find the machine once it is under way."""
+    with ExitStack() as stack:
+
+        def register() -> None:
+            from pyvmm.registry.entry import Entry
+
+            fronts = {name: where for name in CONTROL if (where := vars(args)[name])}
+            try:
+                stack.callback(Entry(machine, fronts).close)
+            except HostError as error:
+                if args.verbose:
+                    _tell(f"pyvmm: other programs cannot find this machine: {error}")
+
+        machine.loop.call_at(machine.loop.now() + REGISTER_SECONDS, register)
+        yield
 
 
 def _show_progress(text: str) -> None:
@@ -280,6 +313,17 @@ def _signals(machine: Machine, signals: Sequence[int], patience: float) -> Itera
             signal.signal(number, signal.SIG_DFL)
         os.close(receiver)
         os.close(sender)
+
+
+def _of_others(name: str) -> Callable[[Arguments], int]:
+    """A command of registry/commands.py, about machines of other processes."""
+
+    def run(args: Arguments) -> int:
+        from pyvmm.registry import commands
+
+        return int(getattr(commands, name)(args))
+
+    return run
 
 
 def _doctor(args: Arguments) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 
+from pyvmm.endpoint import parse_endpoint
 from pyvmm.machine import Machine
 from pyvmm.typed import Any
 
@@ -23,4 +24,8 @@ def controlled(machine: Machine, settings: Mapping[str, Any]) -> Iterator[None]:
             from pyvmm.tracing.options import open_traces
 
             open_traces(machine.tracer, traces, stack)
+        if where := settings.get("metrics"):
+            from pyvmm.metrics.prometheus import Metrics
+
+            stack.callback(Metrics(machine, parse_endpoint(where, "--metrics")).close)
         yield

@@ -57,15 +57,20 @@ class Server:
     """
 
     def __init__(
-        self, name: str, loop: Loop, endpoint: Endpoint, serve: Callable[[socket.socket], object]
+        self,
+        name: str,
+        loop: Loop,
+        endpoint: Endpoint,
+        serve: Callable[[socket.socket], object],
+        listener: socket.socket | None = None,
     ) -> None:
-        """Listen, and accept while `loop` runs. Raises HostError."""
+        """Listen, or have `listener` that does, and accept while `loop` runs. Raises HostError."""
         self._name = name
         self._loop = loop
         self._endpoint = endpoint
         self._serve = serve
         self._clients: dict[socket.socket, threading.Thread] = {}
-        self._listener = _listen(endpoint)
+        self._listener = listener or _listen(endpoint)
         self._inode = os.stat(endpoint.path).st_ino if endpoint.path else 0
         loop.watch(self._listener.fileno(), self._accept)
 

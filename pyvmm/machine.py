@@ -289,6 +289,10 @@ class Machine:
         """For each vCPU, its exits by kind; also while it runs."""
         return [vcpu.exit_counts() for vcpu in self.board.vcpus]
 
+    def vcpu_threads(self) -> list[int]:
+        """The kernel's number of each vCPU's thread, gettid(2); empty before the start."""
+        return [t.native_id or 0 for t in self._threads if t.name.startswith("vcpu")]
+
     @property
     def end(self) -> End | None:
         """How the guest's run ended, or None while it has not."""
@@ -298,6 +302,10 @@ class Machine:
     def console(self) -> bytes:
         """The last output of the serial ports, some ten KiB of it."""
         return self._console.text
+
+    def last_output(self, port: int) -> bytes:
+        """The last output of serial port number `port`, some ten KiB of it."""
+        return self._console.of_port(port)
 
     def diagnose(self) -> Report:
         """Say in words why the guest died, or, if it runs, where it is; it stands still meanwhile.

@@ -190,6 +190,11 @@ class Serial(Device):
 
     # The host's side.
 
+    def replace_backend(self, backend: CharBackend) -> CharBackend:
+        """Connect it to `backend`, and return what it was connected to. With the lock held."""
+        before, self._backend = self._backend, backend
+        return before
+
     def receive(self, data: bytes) -> int:
         """Give the guest what there is room for, and return how many bytes that was.
 

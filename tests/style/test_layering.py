@@ -58,6 +58,7 @@ TOP = {
     "registry",
     "debugger",
     "inspection",
+    "metrics",
     "tracing",
     "qmp",
     "gdb",

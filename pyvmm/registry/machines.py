@@ -1,0 +1,241 @@
+"""The machines of all the user's processes: which there are, and what each can be asked."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import select
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+
+from pyvmm.endpoint import Endpoint, parse_endpoint
+from pyvmm.errors import HostError, UsageError
+from pyvmm.log import Log
+from pyvmm.registry import entry
+from pyvmm.typed import Any
+from pyvmm.value import Value
+
+log = Log(__name__)
+
+FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+ANSWER_SECONDS = 5.0  # within which a machine answers, unless its process is stopped
+LINE_MAX = 4 << 10  # bytes, of a request or of what is said to it
+ANSWER_MAX = 16 << 20  # bytes
+ENTRY_MAX = 64 << 10  # bytes
+ACCEPTED = "ok"
+POWER_OFF_SECONDS = 10.0  # what a guest has to power itself off, unless it is said
+
+
+class RunningMachine(Value):
+    """A machine of some process of this user: what it was when it registered. Any thread.
+
+    `started` is in seconds since 1970, `memory` in bytes; `kernel` is a path, None for the built-in
+    guest. `sockets` are its front ends and lines by name, each with where it is.
+    """
+
+    name: str
+    pid: int
+    started: float
+    kernel: str | None
+    memory: int
+    cpus: int
+    sockets: Mapping[str, str]
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.pid})"
+
+    def connect(self, request: str) -> socket.socket:
+        """A socket to a service of services.SERVICES, which has accepted; the caller closes it.
+
+        Raises HostError if the machine has gone, does not answer or says no.
+        """
+        try:
+            with _open_directory() as directory:
+                client = _connected(entry.socket_path(directory, self.pid))
+            try:
+                client.sendall(f"{request}\n".encode())
+                said = read_line(client)
+            except BaseException:
+                client.close()
+                raise
+        except (TimeoutError, BlockingIOError) as error:
+            raise HostError(f"{self} does not answer") from error
+        except OSError as error:
+            raise HostError(f"{self} has ended") from error
+        if said != ACCEPTED:
+            client.close()
+            raise HostError(said or f"{self} has ended")
+        client.settimeout(None)
+        return client
+
+    def ask(self, request: str) -> Any:
+        """What a service answers. Raises HostError."""
+        with self.connect(request) as client:
+            client.settimeout(ANSWER_SECONDS)
+            try:
+                return _read_answer(client)
+            except (OSError, ValueError) as error:
+                raise HostError(f"{self} has not answered") from error
+
+    @property
+    def state(self) -> str:
+        """As of Machine.state; `unknown` if it does not answer."""
+        try:
+            return str(self.ask("status")["state"])
+        except HostError:
+            return "unknown"
+
+    def statistics(self) -> list[dict[str, Any]]:
+        """Its counters: the fields of each metrics.counters.Family. Raises HostError."""
+        families: list[dict[str, Any]] = self.ask("stat")
+        return families
+
+    def stop(self, timeout: float = POWER_OFF_SECONDS) -> str:
+        """Press the power button, and end it after `timeout` seconds; wait until it has gone.
+
+        With 0 it ends at once. Returns how it ended, the name of a class of pyvmm.ends: `Quit` if
+        it had to be ended, `unknown` if it did not tell. Raises HostError.
+        """
+        process = self._process()
+        try:
+            with self.connect(f"stop {timeout}") as client:
+                try:
+                    end = str(_read_answer(client))
+                except (OSError, ValueError):
+                    end = "unknown"
+            select.select([process], [], [])
+        finally:
+            os.close(process)
+        return end
+
+    def _process(self) -> int:
+        try:
+            return os.pidfd_open(self.pid)
+        except OSError as error:
+            raise HostError(f"{self} cannot be waited for: {error.strerror}") from error
+
+
+def running() -> list[RunningMachine]:
+    """The machines of this user's `pyvmm run`, the oldest first. Any thread.
+
+    What a process that was killed has left behind is removed. Raises HostError for a directory
+    that is another user's.
+    """
+    try:
+        with _open_directory() as directory:
+            names = [name for name in os.listdir(directory) if name.endswith(".json")]
+            found = [_living(directory, name) for name in names]
+    except FileNotFoundError:
+        return []
+    return sorted((one for one in found if one is not None), key=lambda one: one.started)
+
+
+def find(text: str) -> RunningMachine:
+    """The machine of that name or process number. Raises UsageError unless there is just one."""
+    machines = running()
+    matching = [one for one in machines if text in (one.name, str(one.pid))]
+    if len(matching) == 1:
+        return matching[0]
+    if matching:
+        pids = " or ".join(str(one.pid) for one in matching)
+        raise UsageError(f"There are {len(matching)} machines {text!r}; say which: {pids}")
+    if not machines:
+        raise UsageError(f"There is no machine {text!r}; none is running")
+    close = difflib.get_close_matches(text, [one.name for one in machines], 1)
+    meant = f"; did you mean {close[0]!r}?" if close else ";"
+    raise UsageError(
+        f"There is no machine {text!r}{meant} Running: {', '.join(map(str, machines))}"
+    )
+
+
+def connect(where: str, service: str) -> socket.socket:
+    """A socket to a front end: at unix:PATH, tcp:HOST:PORT or a path with a slash in it, or of the
+    machine of that name or process number, by its service of that name.
+
+    Raises UsageError or HostError.
+    """
+    kind = where.partition(":")[0]
+    if kind in ("unix", "tcp"):
+        endpoint = parse_endpoint(where, "It")
+    elif "/" in where:
+        endpoint = Endpoint(path=where)
+    else:
+        return find(where).connect(service)
+    try:
+        if not endpoint.path:
+            return socket.create_connection((endpoint.host, endpoint.port))
+        return _connected(endpoint.path)
+    except OSError as error:
+        raise HostError(f"{endpoint} cannot be connected to: {error.strerror or error}") from error
+
+
+def read_line(client: socket.socket) -> str:
+    """The line that the peer begins with, without its end; what follows stays in the socket.
+
+    Empty if there is none, or more than LINE_MAX bytes. Raises OSError, TimeoutError after
+    ANSWER_SECONDS in all.
+    """
+    line = b""
+    deadline = time.monotonic() + ANSWER_SECONDS
+    while not line.endswith(b"\n") and len(line) < LINE_MAX:
+        client.settimeout(max(deadline - time.monotonic(), 0.001))
+        byte = client.recv(1)
+        if not byte:
+            return ""
+        line += byte
+    return line.decode(errors="replace").rstrip("\n") if line.endswith(b"\n") else ""
+
+
+def _read_answer(client: socket.socket) -> Any:
+    """The JSON that is there until the peer closes. Raises OSError or ValueError."""
+    answer = b""
+    while (data := client.recv(1 << 16)) and len(answer) < ANSWER_MAX:
+        answer += data
+    return json.loads(answer)
+
+
+def _connected(path: str) -> socket.socket:
+    """A socket, connected within ANSWER_SECONDS. Raises OSError."""
+    client = socket.socket(socket.AF_UNIX)
+    try:
+        client.settimeout(ANSWER_SECONDS)
+        client.connect(path)
+        client.settimeout(None)
+    except OSError:
+        client.close()
+        raise
+    return client
+
+
+@contextmanager
+def _open_directory() -> Iterator[int]:
+    """The directory of the entries. Raises HostError, FileNotFoundError if there is none yet."""
+    path = entry.directory()
+    os.stat(path)
+    fd = entry.open_directory(path)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _living(directory: int, name: str) -> RunningMachine | None:
+    """The machine of the entry `name`, which is removed if its process has gone."""
+    try:
+        with os.fdopen(os.open(name, FLAGS, dir_fd=directory), "rb") as file:
+            fields = json.loads(file.read(ENTRY_MAX))
+        machine = RunningMachine(**fields)
+        _connected(entry.socket_path(directory, machine.pid)).close()
+        return machine
+    except (ConnectionRefusedError, FileNotFoundError):
+        for left in (name, name.removesuffix("json") + "sock"):
+            with suppress(FileNotFoundError):
+                os.unlink(left, dir_fd=directory)
+    except (TimeoutError, BlockingIOError):  # it is stopped, and many wait for it
+        return machine
+    except (OSError, ValueError, TypeError) as error:
+        log.info("%s is no entry of a machine: %s", name, error)
+    return None
