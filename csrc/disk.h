@@ -83,4 +83,3 @@ enum outcome pv_carry_out(const struct pv_disk *disk, struct request *request, i
 /* ---- worker.c ---- */
 
 void *pv_lead(void *disk);
-int pv_publish_answers(struct pv_disk *disk, struct pv_disk_queue *queue);

@@ -113,20 +113,14 @@ static void settle(struct pv_disk *disk, struct request *request, enum outcome o
         hand_over(disk, request);
 }
 
-int pv_publish_answers(struct pv_disk *disk, struct pv_disk_queue *queue)
-{
-    int wanted = pv_queue_publish(queue->ring);
-    disk->counters.interrupts += (uint64_t)wanted;
-    if (wanted)
-        trace_queue(disk, queue, PV_POINT_QUEUE_INTERRUPT);
-    return wanted;
-}
-
 /* Show the driver what is answered. */
 static void show(struct pv_disk *disk, struct pv_disk_queue *queue)
 {
-    if (pv_publish_answers(disk, queue))
+    if (pv_queue_publish(queue->ring)) {
+        disk->counters.interrupts++;
+        trace_queue(disk, queue, PV_POINT_QUEUE_INTERRUPT);
         eventfd_write(queue->call, 1);
+    }
 }
 
 static void fail(struct pv_disk *disk, struct pv_queue *queue)

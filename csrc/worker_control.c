@@ -151,7 +151,7 @@ int pv_disk_publish(struct pv_disk *disk, uint32_t queue)
     int wanted;
 
     pthread_mutex_lock(&disk->threads->lock);
-    wanted = pv_publish_answers(disk, &disk->queues[queue]);
+    wanted = pv_queue_publish(disk->queues[queue].ring);
     pthread_mutex_unlock(&disk->threads->lock);
     return wanted;
 }

@@ -329,12 +329,12 @@ class Machine:
     @property
     def tracer(self) -> Tracer:
         """What tells of the trace points of the open machine."""
-        board = self.board
+        _ = self.board
         with self._lock:
             if self._tracer is None:
                 from pyvmm.tracing.tracer import Tracer
 
-                self._tracer = Tracer(board, self.listen)
+                self._tracer = Tracer(self)
                 self._stack.callback(self._end_tracer, self._tracer)
             return self._tracer
 

@@ -66,6 +66,7 @@ class Counters:
                 *_times(machine),
                 *_kvm(self._kvm),
                 *_devices(machine),
+                *_interrupts(machine),
             ]
 
     def _open_kvm(self) -> dict[str, Statistics]:
@@ -155,6 +156,18 @@ def _devices(machine: Machine) -> Iterator[Family]:
         words = name.replace("_", " ")
         total = not name.endswith(NOW)
         yield Family(f"device_{name}", f"Of each virtio device: {words}", total, of_all)
+
+
+def _interrupts(machine: Machine) -> Iterator[Family]:
+    board = machine.board
+    signalled = [
+        ({"device": device.name}, float(device.interrupts))
+        for device in board.virtio.values()
+        if device.interrupts is not None
+    ]
+    yield Family("device_interrupts", "Interrupts of its queues", True, signalled)
+    raised = [({"gsi": str(gsi)}, float(count)) for gsi, count in dict(board.vm.raised).items()]
+    yield Family("interrupt_lines", "How often an interrupt line was driven high", True, raised)
 
 
 def _numbers(statistics: Value, prefix: str = "") -> Iterator[tuple[str, float]]:

@@ -26,7 +26,7 @@ class Switches:
             parse_rule(pattern)
         for pattern in patterns:
             self._selection.set(pattern, on)
-        if not self._outputs:
+        if on and not self._outputs:
             self._outputs.append(self._tracer.add(self._selection, self._tail))
         self._tracer.update()
 

@@ -23,7 +23,9 @@ from pyvmm.tracing.sinks import Sink
 from pyvmm.tracing.switches import Switches
 
 if TYPE_CHECKING:
-    from pyvmm.board import Board
+    from pyvmm.machine import Machine
+    from pyvmm.metrics.counters import Counters
+    from pyvmm.tracing.rates import Rates
     from pyvmm.tracing.recording import Recording
 
 log = Log(__name__)
@@ -74,16 +76,12 @@ class Output:
 class Tracer:
     """See pyvmm/hooks.py for what devices call; the rest may be called on any thread but theirs."""
 
-    def __init__(
-        self,
-        board: Board,
-        listen: Callable[[Callable[[events.Event], object]], Callable[[], None]],
-    ) -> None:
-        """For an open machine's board and its `listen`; until `close`."""
+    def __init__(self, machine: Machine) -> None:
+        """For an open machine, until `close`."""
         self.origin = time.monotonic_ns()
         self.switches = Switches(self)
-        self._board = board
-        self._machine_listen = listen
+        self._machine = machine
+        self._board = machine.board
         self._drain_lock = threading.RLock()  # of the sinks; may be taken before the next one
         self._lock = threading.RLock()  # of what is wanted, and of the rings; not held for I/O
         self._outputs: tuple[Output, ...] = ()
@@ -97,12 +95,24 @@ class Tracer:
         self._thread: threading.Thread | None = None
         self._idle = threading.Event()  # set when the thread is to end
         self._unlisten: Callable[[], None] | None = None
+        self._counters: Counters | None = None
 
     def close(self) -> None:
         """Tell all sinks what there is, close them, and stop tracing."""
         for output in self._outputs:
             self.remove(output)
         self.record(None)
+        if self._counters is not None:
+            self._counters.close()
+
+    def rates(self) -> Rates:
+        """What happens in a second from now on. Not on a vCPU's or the loop's thread."""
+        from pyvmm.metrics.counters import Counters
+        from pyvmm.tracing.rates import Rates
+
+        if self._counters is None:
+            self._counters = Counters(self._machine)
+        return Rates(self._counters.read)
 
     # ---- who gets what ----
 
@@ -203,7 +213,7 @@ class Tracer:
 
     def _listen(self, wanted: bool) -> None:
         if wanted and self._unlisten is None:
-            self._unlisten = self._machine_listen(self._tell)
+            self._unlisten = self._machine.listen(self._tell)
         elif not wanted and self._unlisten is not None:
             self._unlisten()
             self._unlisten = None
@@ -219,7 +229,7 @@ class Tracer:
 
     def _set_thread(self) -> None:
         """Have it run if somebody traces."""
-        wanted = bool(self._outputs or self._recording)
+        wanted = self._recording is not None or any(map(self.wants, POINTS))
         if wanted and self._thread is None:
             self._idle = threading.Event()
             self._thread = start_thread("trace", self._run, self._idle)
@@ -230,6 +240,7 @@ class Tracer:
     def _run(self, idle: threading.Event) -> None:
         while not idle.wait(PERIOD):
             self._drain(final=False)
+        self._drain(final=True)
 
     def flush(self) -> None:
         """Hand all that has happened to the sinks."""

@@ -203,6 +203,12 @@ class Blk(VirtioDevice):
         return self._counter.statistics()
 
     @property
+    def interrupts(self) -> int:
+        """See VirtioDevice. Any thread."""
+        native = self._native
+        return self._interrupts + (0 if native is None else native.interrupts)
+
+    @property
     def data_path(self) -> str:
         """See VirtioDevice. Any thread."""
         return "Python" if self._native is None else "C"
@@ -284,8 +290,9 @@ class Blk(VirtioDevice):
 
     def _stop(self) -> None:
         if self._native is not None:
-            self._native.close()
-            self._native = None
+            native, self._native = self._native, None
+            native.close()
+            self._interrupts += native.interrupts
         self._counter.use(None)
         super()._stop()
         self._kept.clear()

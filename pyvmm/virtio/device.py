@@ -79,6 +79,7 @@ class VirtioDevice:
         self.transport: Transport
         self.negotiated = 0
         self._complaints = 0
+        self._interrupts = 0  # that were signalled from here
         self.queues: dict[int, Virtqueue] = {}  # those that may be used now, by index
         self._held: dict[int, Virtqueue] = {}  # those in use while it is quiesced
         self._late: list[tuple[Virtqueue, Chain]] = []  # completed meanwhile
@@ -97,6 +98,11 @@ class VirtioDevice:
     def data_path(self) -> str:
         """Who serves its requests: Python, C, vhost-net, vhost-user and so on. Any thread."""
         return "Python"
+
+    @property
+    def interrupts(self) -> int | None:
+        """How often it has signalled a queue's interrupt; None where nobody counts. Any thread."""
+        return self._interrupts if self.data_path in ("Python", "C") else None
 
     def statistics(self) -> Value | None:
         """What it has done (pyvmm.virtio.statistics), or None where nobody counts. Any thread."""
@@ -242,6 +248,7 @@ class VirtioDevice:
     def publish(self, queue: Virtqueue) -> None:
         """Show the driver what was pushed, with an interrupt if it wants one."""
         if queue.publish():
+            self._interrupts += 1
             if self.tracer is not None:
                 self.tracer.instant("queue.interrupt", self.name, queue=queue.ring.index)
             os.eventfd_write(queue.ring.call, 1)

@@ -127,6 +127,11 @@ class NativeBlk:
         return [(kind.operations, kind.bytes, kind.nanoseconds, 0) for kind in kinds]
 
     @property
+    def interrupts(self) -> int:
+        """How many they have signalled. Any thread, any time."""
+        return int(self._disk.counters.interrupts)
+
+    @property
     def in_flight(self) -> int:
         """How many requests are taken and not answered. Any thread, any time."""
         return int(self._disk.counters.in_flight)

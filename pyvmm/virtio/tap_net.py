@@ -130,6 +130,15 @@ class TapNet(Net):
         return {name: count + moved.get(name, 0) for name, count in self._counts.items()}
 
     @property
+    def interrupts(self) -> int | None:
+        """See VirtioDevice. Any thread."""
+        if self.vhosts:
+            return None
+        with self._counting:
+            moved = {} if self._mover is None else self._mover.inspect()
+            return self._interrupts + moved.get("interrupts", 0)
+
+    @property
     def data_path(self) -> str:
         """See VirtioDevice. Any thread."""
         if not self._moved:
@@ -182,6 +191,7 @@ class TapNet(Net):
             mover = self._mover  # at rest
             with self._counting:
                 self._counts, self._mover = self._totals(), None
+                self._interrupts += mover.inspect().get("interrupts", 0)
             mover.close()
 
     def _move(self, wanted: bool) -> None:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from typing import Annotated
 
 from pyvmm.errors import UsageError
 from pyvmm.monitor.command import command
 from pyvmm.monitor.kinds import Choice, Number, Path, Word
-from pyvmm.monitor.result import Result, Table, Text
+from pyvmm.monitor.result import Live, Result, Table, Text
 from pyvmm.monitor.session import Session
 from pyvmm.tracing.points import POINTS, parse_rule
 from pyvmm.tracing.recording import Recording
 from pyvmm.tracing.sinks import FORMATS, format_of
 
 SHOWN = 20  # events
+FIRST_SECONDS = 0.3  # what `top` measures at least
+CHECK_SECONDS = 0.05  # between two looks whether the user has had enough
 
 
 class Pattern(Word):
@@ -102,3 +105,23 @@ def record_stop(session: Session) -> Result:
         raise UsageError("Nothing is being recorded; `record FILE` begins")
     lost = f", {recording.lost} were lost" if recording.lost else ""
     return Text(f"{recording.count} exits are in {recording.path}{lost}")
+
+
+@command("top", examples=["top", "top 5"])
+def top(session: Session, seconds: Annotated[int, Number("SECONDS")] = 1) -> Result:
+    """Show what happens in a second, live: exits, interrupts, requests and frames.
+
+    Interrupts of a vCPU are those that KVM has injected, of devices those that they have signalled.
+    What a kernel thread or another process serves (vhost) is not counted.
+    """
+    if seconds < 1:
+        raise UsageError(f"SECONDS must be at least 1, not {seconds}")
+    rates = session.machine.tracer.rates()
+
+    def make() -> Result:
+        while time.monotonic() < rates.since + FIRST_SECONDS:  # too soon to tell
+            session.check()
+            time.sleep(CHECK_SECONDS)
+        return rates.tables()
+
+    return Live(seconds, make)
