@@ -89,7 +89,10 @@ class Rates:
         return Table(columns, rows)
 
     def _disks(self) -> Table:
-        columns = ("disk", "reads/s", "KiB/s", "writes/s", "KiB/s ", "flushes/s", "interrupts/s")
+        columns = (
+            *("disk", "reads/s", "read KiB/s", "writes/s", "written KiB/s"),
+            *("flushes/s", "interrupts/s"),
+        )
         names = (
             *("read_operations", "read_bytes", "write_operations", "write_bytes"),
             *("flush_operations", "interrupts"),
@@ -98,7 +101,10 @@ class Rates:
         return Table(columns, [(disk, *self._row(disk, names)) for disk in disks])
 
     def _networks(self) -> Table:
-        columns = ("network", "in/s", "KiB/s", "out/s", "KiB/s ", "dropped/s", "interrupts/s")
+        columns = (
+            *("network", "in/s", "in KiB/s", "out/s", "out KiB/s"),
+            *("dropped/s", "interrupts/s"),
+        )
         rows = []
         for device in self._sources("device_rx_frames"):
             moved = self._row(device, ("rx_frames", "rx_bytes", "tx_frames", "tx_bytes"))
