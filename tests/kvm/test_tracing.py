@@ -18,7 +18,7 @@ from pyvmm.native import ffi
 from pyvmm.tracing.event import Event
 from pyvmm.tracing.points import Selection
 from pyvmm.tracing.recording import read
-from tests.unit.tracing.conftest import Kept
+from tests.fakes.trace import Kept
 
 SCRATCH, NOBODY = 0x3FF, 0x2000  # ports of guests/pio.c
 ACCESSES, WORDS = 1000, 300  # likewise

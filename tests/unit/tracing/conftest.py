@@ -1,30 +1,15 @@
-"""What the tests of tracing share: a tracer without a machine, and a sink that keeps all."""
+"""What the tests of tracing share: a tracer without a machine."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from pyvmm import events
-from pyvmm.tracing.event import Event
 from pyvmm.tracing.tracer import Tracer
-
-
-class Kept:
-    """A sink that remembers all events."""
-
-    def __init__(self) -> None:
-        self.events: list[Event] = []
-        self.closed = False
-
-    def write(self, events: Sequence[Event]) -> None:
-        self.events += events
-
-    def close(self) -> None:
-        self.closed = True
 
 
 class Machine:

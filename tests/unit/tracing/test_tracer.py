@@ -22,7 +22,8 @@ from pyvmm.virtio.blk import Blk
 from pyvmm.virtio.device import VirtioDevice
 from pyvmm.virtio.rng import Rng
 from tests.fakes.driver import Guest
-from tests.unit.tracing.conftest import Kept, Machine
+from tests.fakes.trace import Kept
+from tests.unit.tracing.conftest import Machine
 
 SECTORS = 64
 
