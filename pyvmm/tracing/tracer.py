@@ -93,7 +93,8 @@ class Tracer:
         self._early: list[Event] = []  # that ended after the last look at the rings began
         self._records = ffi.new("struct pv_record[]", lib.PV_RECORDS)
         self._thread: threading.Thread | None = None
-        self._idle = threading.Event()  # set when the thread is to end
+        self._ending: threading.Thread | None = None  # the last one that was told to end
+        self._idle = threading.Event()  # that is how it is told
         self._unlisten: Callable[[], None] | None = None
         self._counters: Counters | None = None
 
@@ -102,6 +103,8 @@ class Tracer:
         for output in self._outputs:
             self.remove(output)
         self.record(None)
+        if self._ending is not None:
+            self._ending.join()
         if self._counters is not None:
             self._counters.close()
 
@@ -235,7 +238,7 @@ class Tracer:
             self._thread = start_thread("trace", self._run, self._idle)
         elif not wanted and self._thread is not None:
             self._idle.set()
-            self._thread = None
+            self._ending, self._thread = self._thread, None
 
     def _run(self, idle: threading.Event) -> None:
         while not idle.wait(PERIOD):

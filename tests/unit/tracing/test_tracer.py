@@ -146,7 +146,7 @@ def test_a_disk_tells_of_kicks_and_interrupts(tracer: Tracer, begin: Begin, disk
         ask(guest, spec.T_IN, 0, 512)
     tracer.flush()
     assert [e.point for e in kept.events].count("queue.interrupt") == 3 == disk.interrupts
-    assert [e.point for e in kept.events].count("queue.kick") >= 3
+    assert any(event.point == "queue.kick" for event in kept.events)  # or it looked by itself
     assert all(event.fields == {"queue": 0} for event in kept.events)
 
 
