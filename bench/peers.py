@@ -25,6 +25,8 @@ TINY_GUEST_FLAGS = (
 )
 EXITS = 100_000
 LINE_STATUS, SCRATCH = 0x3FD, 0x3FF  # of COM1: one register that C answers, one that Python does
+DATA = 0x3F8  # of COM1
+ENDLESS = 0xFFFF_FFFF  # exits: more than a day of them
 
 
 def build() -> dict[str, str]:
@@ -36,6 +38,9 @@ def build() -> dict[str, str]:
     _compile("tiny.elf", "tiny.S", *GUEST_FLAGS)
     for name, port in (("exits-c.elf", LINE_STATUS), ("exits-python.elf", SCRATCH)):
         _compile(name, "tiny.S", *GUEST_FLAGS, f"-DEXITS={EXITS}", f"-DPORT={port}")
+    endless = (*GUEST_FLAGS, f"-DEXITS={ENDLESS}")
+    _compile("exits-endless.elf", "tiny.S", *endless, f"-DPORT={LINE_STATUS}")
+    _compile("output-endless.elf", "tiny.S", *endless, f"-DPORT={DATA}", "-DOUTPUT")
     include = TREE / "guests/include"
     parts = (f"-I{include}", TREE / "bench/blk_start.S", include / "guest.c", include / "virtio.c")
     flags = (*CFLAGS, *GUEST_FLAGS, *TINY_GUEST_FLAGS, *map(str, parts))

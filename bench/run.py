@@ -1,6 +1,7 @@
 """Measure pyvmm beside its peers, print the tables and keep them under bench/results/.
 
-python bench/run.py [SECTION...]: start, boot, exits, disk, queue, net, net-queue, resident [all].
+python bench/run.py [SECTION...]: start, boot, exits, disk, queue, net, net-queue, resident,
+monitor [all].
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any
 
 import disk_queue
 import exits
+import monitor
 import peers
 import resident
 import start
@@ -65,6 +67,7 @@ SECTIONS: dict[str, Callable[[dict[str, str]], list[Report]]] = {
     "net": lambda missing: net(),
     "net-queue": lambda missing: net_queue(),
     "resident": resident.measure,
+    "monitor": monitor.measure,
 }
 
 

@@ -1,6 +1,6 @@
 /*
  * The smallest guest that shows itself: one byte to COM1, then idle. With EXITS it reads port PORT
- * that many times and writes a second byte. An ELF for the 64-bit entry and, by its note, for PVH;
+ * that many times, or with OUTPUT writes to it, and writes a second byte. An ELF for the 64-bit entry and, by its note, for PVH;
  * the instructions used mean the same in 32-bit and 64-bit mode.
  */
 	.section .note.pvh, "a", @note
@@ -17,7 +17,12 @@ _start:
 #ifdef EXITS
 	mov $EXITS, %ecx
 	mov $PORT, %edx
-1:	in (%dx), %al
+1:
+#ifdef OUTPUT
+	out %al, (%dx)
+#else
+	in (%dx), %al
+#endif
 	sub $1, %ecx
 	jnz 1b
 	mov $0x3f8, %edx
