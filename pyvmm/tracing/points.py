@@ -71,17 +71,21 @@ class Selection:
 
     def __init__(self, *patterns: str) -> None:
         """Raises UsageError."""
-        self.rules: tuple[Rule, ...] = tuple(parse_rule(pattern) for pattern in patterns)
+        self._use(*(parse_rule(pattern) for pattern in patterns))
+
+    def _use(self, *rules: Rule) -> None:
+        self.rules = rules
+        self._known: dict[tuple[str, str], bool] = {}
 
     def set(self, text: str, on: bool) -> None:
         """Add a rule. Raises UsageError."""
         new = parse_rule(text, on)
-        kept = [r for r in self.rules if (r.points, r.sources) != (new.points, new.sources)]
-        self.rules = (*kept, new)
+        kept = (r for r in self.rules if (r.points, r.sources) != (new.points, new.sources))
+        self._use(*kept, new)
 
     def clear(self) -> None:
         """Want nothing."""
-        self.rules = ()
+        self._use()
 
     def wants_anywhere(self, point: str) -> bool:
         """Whether events at `point` are wanted, of at least one source."""
@@ -93,8 +97,13 @@ class Selection:
 
     def wants(self, point: str, source: str) -> bool:
         """Whether an event of `source` at `point` is wanted."""
-        wanted = False
-        for rule in self.rules:
-            if fnmatchcase(point, rule.points) and fnmatchcase(source, rule.sources):
-                wanted = rule.on
-        return wanted
+        known = self._known  # another thread may change the rules now, and then this too
+        key = point, source
+        if key not in known:
+            fitting = [
+                rule.on
+                for rule in self.rules
+                if fnmatchcase(point, rule.points) and fnmatchcase(source, rule.sources)
+            ]
+            known[key] = bool(fitting) and fitting[-1]
+        return known[key]

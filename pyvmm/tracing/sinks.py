@@ -136,7 +136,7 @@ def open_sink(path: str, format: str, origin: int) -> Sink:
     if format not in FORMATS:
         raise UsageError(f"A trace's format must be {' or '.join(FORMATS)}, not {format!r}")
     try:
-        file = open(path or os.dup(2), "w")  # noqa: SIM115  it stays open
+        file = open(path or os.dup(2), "w", encoding="utf-8")  # noqa: SIM115  it stays open
     except OSError as error:
         raise HostError(f"{path} cannot be written: {error.strerror}") from error
     return Json(file, origin) if format == "json" else Text(file, origin)

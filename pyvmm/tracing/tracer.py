@@ -146,7 +146,7 @@ class Tracer:
     def update(self) -> None:
         """Have the machine's parts tell what is wanted now; after a change of a selection."""
         with self._lock:
-            self._wanted.clear()
+            self._wanted = {}
             for ring in self._rings.values():
                 ring.native.points = self._points(ring.source)
             for vcpu in self._board.vcpus:
@@ -164,10 +164,11 @@ class Tracer:
         return any(output.selection.wants_anywhere(point) for output in self._outputs)
 
     def _wants(self, point: str, source: str) -> bool:
+        known = self._wanted  # another thread may change what is wanted now, and then this too
         key = point, source
-        if key not in self._wanted:
-            self._wanted[key] = any(o.selection.wants(point, source) for o in self._outputs)
-        return self._wanted[key]
+        if key not in known:
+            known[key] = any(o.selection.wants(point, source) for o in self._outputs)
+        return known[key]
 
     def _wants_any(self, source: str) -> bool:
         return any(self._wants(point, source) for point in POINTS)
