@@ -135,8 +135,10 @@ def open_sink(path: str, format: str, origin: int) -> Sink:
     """A sink that writes a new file; standard error if `path` is empty. Raises HostError."""
     if format not in FORMATS:
         raise UsageError(f"A trace's format must be {' or '.join(FORMATS)}, not {format!r}")
+    # On a terminal of ours, a new line is no more than that (backends/terminal.py).
+    newline = "\r\n" if not path and os.isatty(2) else None
     try:
-        file = open(path or os.dup(2), "w", encoding="utf-8")  # noqa: SIM115  it stays open
+        file = open(path or os.dup(2), "w", encoding="utf-8", newline=newline)  # noqa: SIM115  it stays open
     except OSError as error:
         raise HostError(f"{path} cannot be written: {error.strerror}") from error
     return Json(file, origin) if format == "json" else Text(file, origin)
