@@ -98,6 +98,10 @@ class VirtioDevice:
         """What it has done (pyvmm.virtio.statistics), or None where nobody counts. Any thread."""
         return None
 
+    def positions(self) -> dict[int, int]:
+        """How far it has come in its queues, by index: Virtqueue.position, where it is known."""
+        return {index: queue.position for index, queue in (self._held | self.queues).items()}
+
     # ---- configuration space; on any thread, with the transport's lock for it held ----
 
     def read_config(self) -> bytes:

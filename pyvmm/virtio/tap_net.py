@@ -70,6 +70,9 @@ class Mover(Protocol):
     def inspect(self) -> dict[str, int]:
         """What was done since it was made, under the names of NetStatistics among others."""
 
+    def positions(self) -> dict[int, int]:
+        """See VirtioDevice."""
+
 
 class TapNet(Net):
     """A virtio-net device, and the owner of its tap and of the kernel's part of it."""
@@ -122,6 +125,14 @@ class TapNet(Net):
         """What Python and the mover have done, with `_counting` held."""
         moved = {} if self._mover is None else self._mover.inspect()
         return {name: count + moved.get(name, 0) for name, count in self._counts.items()}
+
+    def positions(self) -> dict[int, int]:
+        """See VirtioDevice."""
+        positions = super().positions()
+        if self._mover is None:
+            return positions
+        control = self.control.index
+        return {i: at for i, at in positions.items() if i == control} | self._mover.positions()
 
     @property
     def data_path(self) -> str:

@@ -229,7 +229,16 @@ class RegisterTransport(Device):
             self._driver_features &= ~(LOW_32 << shift)
             self._driver_features |= value << shift
 
+    @property
+    def accepted_features(self) -> int:
+        """All that the driver has accepted. Any thread."""
+        return self._driver_features
+
     # ---- queues ----
+
+    def vector_of(self, eventfd: int) -> int | None:
+        """The MSI-X vector of an interrupt, if it has one. Any thread."""
+        return None
 
     @property
     def queue(self) -> QueueSetup | None:
