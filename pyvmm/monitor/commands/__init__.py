@@ -6,10 +6,15 @@ from collections.abc import Mapping
 from types import ModuleType
 
 from pyvmm.monitor.command import Command
-from pyvmm.monitor.commands import running
+from pyvmm.monitor.commands import devices, disks, keys, logs, networks, running
 
 GROUPS: Mapping[str, ModuleType] = {
     "The machine": running,
+    "Devices": devices,
+    "Disks": disks,
+    "Networks": networks,
+    "Keys and interrupts": keys,
+    "Logs": logs,
 }
 TABLE: Mapping[str, Command] = {
     one.name: one
