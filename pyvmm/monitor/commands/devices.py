@@ -20,6 +20,8 @@ from pyvmm.virtio.mmio import MmioTransport
 from pyvmm.virtio.pci import PciTransport
 from pyvmm.virtio.transport import RegisterTransport
 
+# What the short view says of a device's status: the first of these that is set.
+STATUSES = ("FAILED", "NEEDS_RESET", "DRIVER_OK", "FEATURES_OK", "DRIVER", "ACKNOWLEDGE")
 GUEST_SECONDS = 1.0  # that the balloon's driver has for an answer
 COMMAND_BITS = {
     pci_spec.COMMAND_IO: "ports",
@@ -141,7 +143,7 @@ def info_virtio(session: Session, device: MaybeDevice = None) -> Result:
 
 def _summary(found: Description, place: str) -> list[Cell]:
     queues = sum(queue.enabled for queue in found.queues)
-    status = found.status[-1] if found.status else "reset"
+    status = next((name for name in STATUSES if name in found.status), "RESET")
     return [found.name, found.kind, place, found.data_path, status, queues]
 
 
