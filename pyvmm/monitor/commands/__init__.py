@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from types import ModuleType
 
 from pyvmm.monitor.command import Command
-from pyvmm.monitor.commands import devices, disks, keys, logs, networks, running
+from pyvmm.monitor.commands import devices, disks, general, keys, logs, networks, running
 
 GROUPS: Mapping[str, ModuleType] = {
+    "The monitor": general,
     "The machine": running,
     "Devices": devices,
     "Disks": disks,
