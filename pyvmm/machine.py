@@ -26,6 +26,8 @@ from pyvmm.timeline import Timeline
 from pyvmm.typed import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import socket
+
     from pyvmm.backends.buffer import Buffer
     from pyvmm.diagnosis import Report
     from pyvmm.monitor.result import Result
@@ -78,7 +80,7 @@ class Machine:
             self.lines: dict[str, Chardev] = {}  # the host's ends of serial ports and consoles
 
             def open_line(name: str, kind: str) -> Chardev:
-                line = open_chardev(kind, self.loop, self.quit)
+                line = open_chardev(kind, self.loop, self.quit, self.serve_monitor)
                 stack.callback(line.close)
                 self.lines[name] = line
                 return line
@@ -216,6 +218,42 @@ class Machine:
         self.board.acpi_pm.power_button()
         self._tell(events.PowerButton())
 
+    def send_keys(self, keys: Sequence[str]) -> None:
+        """Press keys of the guest's keyboard one after the other, then release them all.
+
+        They have QEMU's names, as ctrl, alt, delete (pyvmm/devices/keyboard_spec.py). Raises
+        UsageError for others, and while the guest takes none.
+        """
+        self.board.i8042.press(keys)
+
+    def send_break(self, port: int = 1) -> None:
+        """Send a break on serial port COM`port`. Raises UsageError if there is none, or no room."""
+        from pyvmm.inputs import serial_port
+
+        serial_port(self.board, port).send_break()
+
+    def sysrq(self, key: str) -> None:
+        """Have Linux obey the magic SysRq `key`, a letter or a digit.
+
+        That is a break and the key on its serial console, or Alt-SysRq on the keyboard if it has
+        none. Raises UsageError for what is no key, and while the guest takes none.
+        """
+        from pyvmm.inputs import sysrq
+
+        sysrq(self.board, key)
+
+    def nmi(self, cpu: int | None = None) -> None:
+        """Send vCPU `cpu`, or every one, a non-maskable interrupt.
+
+        Not on a vCPU's thread. Raises UsageError if there is no such vCPU.
+        """
+        vcpus = self.board.vcpus
+        if cpu is not None and cpu not in range(len(vcpus)):
+            raise UsageError(f"A vCPU must be 0 to {len(vcpus) - 1}, not {cpu}")
+        with self.paused():  # KVM takes it between two runs only
+            for vcpu in vcpus if cpu is None else [vcpus[cpu]]:
+                vcpu.nmi()
+
     def reset(self) -> None:
         """Start the guest again as after power-on, without waiting for it."""
         _ = self.board
@@ -341,6 +379,19 @@ class Machine:
     def _end_tracer(self, tracer: Tracer) -> None:
         self._tracer = None
         tracer.close()
+
+    def serve_monitor(self, client: socket.socket, hello: str) -> Callable[[], object]:
+        """Serve the monitor on a connected socket, on a thread; the wait for its end.
+
+        `hello` says what is at the other end: a line as of pyvmm/monitor/plain.py.
+        """
+
+        def serve() -> None:
+            from pyvmm.monitor.server import serve_terminal  # which takes its time
+
+            serve_terminal(self, client, hello)
+
+        return start_thread("monitor", serve).join
 
     def mark_init(self) -> None:
         """Add to the timeline when Linux started init, as its own log in memory tells."""

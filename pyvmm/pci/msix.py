@@ -45,6 +45,11 @@ class Msix:
         self.reset()
 
     @property
+    def count(self) -> int:
+        """How many vectors there are."""
+        return len(self._vectors)
+
+    @property
     def enabled(self) -> bool:
         """Whether the function sends messages instead of driving its pin."""
         return bool(self._control & spec.MSIX_CONTROL_ENABLE)

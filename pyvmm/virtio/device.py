@@ -18,7 +18,7 @@ import os
 from collections.abc import Sequence
 from functools import partial
 
-from pyvmm.log import Log
+from pyvmm.log import DEVICE_LOGS, Log
 from pyvmm.memory import GuestMemory
 from pyvmm.typed import TYPE_CHECKING, ClassVar, Protocol
 from pyvmm.value import Value
@@ -29,8 +29,6 @@ from pyvmm.worker import Worker
 
 if TYPE_CHECKING:
     from pyvmm.hooks import Tracer
-
-log = Log(__name__)
 
 COMPLAINTS_MAX = 16  # log lines about a device's driver: a guest could write any number
 
@@ -74,6 +72,7 @@ class VirtioDevice:
             | spec.F_EVENT_IDX
             | (spec.F_RING_PACKED if packed else 0)
         )
+        self.log = Log(f"{DEVICE_LOGS}{name}")
         self.worker = Worker(name)
         self.memory: GuestMemory
         self.transport: Transport
@@ -107,6 +106,10 @@ class VirtioDevice:
     def statistics(self) -> Value | None:
         """What it has done (pyvmm.virtio.statistics), or None where nobody counts. Any thread."""
         return None
+
+    def positions(self) -> dict[int, int]:
+        """How far it has come in its queues, by index: Virtqueue.position, where it is known."""
+        return {index: queue.position for index, queue in (self._held | self.queues).items()}
 
     def trace(self, tracer: Tracer | None) -> None:
         """Tell `tracer` of what passes the trace points from now on. Any thread."""
@@ -172,7 +175,7 @@ class VirtioDevice:
         """Log what the driver has done wrong, unless it has filled the log already. Any thread."""
         if self._complaints < COMPLAINTS_MAX:
             self._complaints += 1
-            log.warning("%s: the guest's driver %s", self.name, what)
+            self.log.warning("%s: the guest's driver %s", self.name, what)
 
     def _stop(self) -> None:
         self._ignore_doorbells()

@@ -14,7 +14,6 @@ from functools import partial
 from pyvmm import fastpath
 from pyvmm.errors import HostError
 from pyvmm.events import Event
-from pyvmm.log import Log
 from pyvmm.typed import TYPE_CHECKING, Protocol
 from pyvmm.virtio import net_spec as spec
 from pyvmm.virtio import virtio_spec
@@ -27,8 +26,6 @@ from pyvmm.virtio.virtqueue import Virtqueue
 
 if TYPE_CHECKING:
     from pyvmm.hooks import Tracer
-
-log = Log(__name__)
 
 # Of what is negotiated, what concerns those who serve the queues.
 QUEUE_FEATURES = (
@@ -75,6 +72,9 @@ class Mover(Protocol):
 
     def inspect(self) -> dict[str, int]:
         """What was done since it was made, under the names of NetStatistics among others."""
+
+    def positions(self) -> dict[int, int]:
+        """See VirtioDevice."""
 
 
 class TapNet(Net):
@@ -128,6 +128,14 @@ class TapNet(Net):
         """What Python and the mover have done, with `_counting` held."""
         moved = {} if self._mover is None else self._mover.inspect()
         return {name: count + moved.get(name, 0) for name, count in self._counts.items()}
+
+    def positions(self) -> dict[int, int]:
+        """See VirtioDevice."""
+        positions = super().positions()
+        if self._mover is None:
+            return positions
+        control = self.control.index
+        return {i: at for i, at in positions.items() if i == control} | self._mover.positions()
 
     @property
     def interrupts(self) -> int | None:
@@ -205,7 +213,7 @@ class TapNet(Net):
             else:
                 self._mover.stop()
         except HostError as error:
-            log.warning("%s: %s", self.name, error)
+            self.log.warning("%s: %s", self.name, error)
             self.transport.needs_reset()
 
     # ---- what the host and the driver ask for meanwhile ----

@@ -53,6 +53,7 @@ TOP = {
     "share_config",
     "peripherals",
     "wiring",
+    "inputs",
     "endpoint",
     "control",
     "registry",

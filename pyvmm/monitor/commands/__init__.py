@@ -6,10 +6,16 @@ from collections.abc import Mapping
 from types import ModuleType
 
 from pyvmm.monitor.command import Command
-from pyvmm.monitor.commands import running, tracing
+from pyvmm.monitor.commands import devices, disks, general, keys, logs, networks, running, tracing
 
 GROUPS: Mapping[str, ModuleType] = {
+    "The monitor": general,
     "The machine": running,
+    "Devices": devices,
+    "Disks": disks,
+    "Networks": networks,
+    "Keys and interrupts": keys,
+    "Logs": logs,
     "Tracing": tracing,
 }
 TABLE: Mapping[str, Command] = {
