@@ -101,6 +101,7 @@ class Relay:
         self._peer = peer
         self._unsent = bytearray()
         self._left = False
+        self._typing = True  # until the input ends
         commands: dict[int, Callable[[], object]] = {
             ord("x"): self._leave,
             ord("h"): lambda: _write(HELP),
@@ -113,27 +114,26 @@ class Relay:
         The end of the input ends only that. Raises OSError if the output cannot be written.
         """
         self._peer.setblocking(False)
-        poll = select.poll()
-        poll.register(0, select.POLLIN)
-        while True:
-            output = select.POLLOUT if self._unsent else 0
-            poll.register(self._peer, select.POLLIN | output)
-            for fd, _ in poll.poll():
-                if fd == 0 and not self._type():
-                    poll.unregister(0)
-            if self._left:
-                return True
+        while not self._left:
+            poll = select.poll()
+            # A user's keys are always heeded, as the guest may never take what they have typed.
+            if self._typing and (self._escapes is not None or not self._unsent):
+                poll.register(0, select.POLLIN)
+            poll.register(self._peer, select.POLLIN | (select.POLLOUT if self._unsent else 0))
+            if any(fd == 0 for fd, _ in poll.poll()):
+                self._type()
             if not self._exchange():
                 return False
+        return True
 
     def _leave(self) -> None:
         self._left = True
 
-    def _type(self) -> bool:
-        """Take what the user has typed; False if there will be no more."""
+    def _type(self) -> None:
+        """Take what the user has typed."""
         data = os.read(0, CHUNK)
+        self._typing = bool(data)
         self._unsent += data if self._escapes is None else self._escapes.feed(data)
-        return bool(data)
 
     def _exchange(self) -> bool:
         """Send and show what can be now; False if the peer has gone."""

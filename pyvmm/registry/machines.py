@@ -126,8 +126,7 @@ def running() -> list[RunningMachine]:
     """
     try:
         with _open_directory() as directory:
-            names = [name for name in os.listdir(directory) if name.endswith(".json")]
-            found = [_living(directory, name) for name in names]
+            found = [_living(directory, name) for name in os.listdir(directory)]
     except FileNotFoundError:
         return []
     return sorted((one for one in found if one is not None), key=lambda one: one.started)
@@ -145,10 +144,8 @@ def find(text: str) -> RunningMachine:
     if not machines:
         raise UsageError(f"There is no machine {text!r}; none is running")
     close = difflib.get_close_matches(text, [one.name for one in machines], 1)
-    meant = f"; did you mean {close[0]!r}?" if close else ";"
-    raise UsageError(
-        f"There is no machine {text!r}{meant} Running: {', '.join(map(str, machines))}"
-    )
+    meant = f"did you mean {close[0]!r}? There are" if close else "there are"
+    raise UsageError(f"There is no machine {text!r}; {meant} {', '.join(map(str, machines))}")
 
 
 def connect(where: str, service: str) -> socket.socket:
@@ -223,7 +220,12 @@ def _open_directory() -> Iterator[int]:
 
 
 def _living(directory: int, name: str) -> RunningMachine | None:
-    """The machine of the entry `name`, which is removed if its process has gone."""
+    """The machine whose entry the file `name` is; it is removed if its process has gone."""
+    if not name.endswith(".json"):
+        pid = name.removesuffix(".sock").removeprefix(".")
+        if not os.path.exists(f"/proc/{pid}"):  # killed before it had an entry, or after
+            _remove(directory, name)
+        return None
     try:
         with os.fdopen(os.open(name, FLAGS, dir_fd=directory), "rb") as file:
             fields = json.loads(file.read(ENTRY_MAX))
@@ -231,11 +233,14 @@ def _living(directory: int, name: str) -> RunningMachine | None:
         _connected(entry.socket_path(directory, machine.pid)).close()
         return machine
     except (ConnectionRefusedError, FileNotFoundError):
-        for left in (name, name.removesuffix("json") + "sock"):
-            with suppress(FileNotFoundError):
-                os.unlink(left, dir_fd=directory)
+        _remove(directory, name)
     except (TimeoutError, BlockingIOError):  # it is stopped, and many wait for it
         return machine
     except (OSError, ValueError, TypeError) as error:
         log.info("%s is no entry of a machine: %s", name, error)
     return None
+
+
+def _remove(directory: int, name: str) -> None:
+    with suppress(FileNotFoundError):
+        os.unlink(name, dir_fd=directory)

@@ -46,6 +46,8 @@ class Services:
 
     def _serve(self, client: socket.socket) -> None:
         request = read_line(client)
+        if not request:  # somebody only looks whether we live
+            return
         name, _, argument = request.partition(" ")
         service = SERVICES.get(name)
         if service is None:
