@@ -34,13 +34,18 @@ class SharedLine:
         """
         if len(self._consoles) == CONSOLES_MAX:
             raise UsageError(f"There must be at most {CONSOLES_MAX} consoles on a port")
-        writes = not any(console.writes for console in self._consoles)
+        writes = self.typist is None
         client.setblocking(False)
         console = Attached(self._loop, client.detach(), self._remove, writes=writes)
+        console.attach(self._port)
         with self._port.lock:  # no byte twice, and none lost between
             console.transmit(greeting + (b"" if writes else ANOTHER_TYPES) + last_output())
             self._consoles = [*self._consoles, console]
-        console.attach(self._port)
+
+    @property
+    def typist(self) -> Attached | None:
+        """The console whose input the guest gets. Any thread."""
+        return next((console for console in self._consoles if console.writes), None)
 
     def _remove(self, console: Attached) -> None:
         with self._port.lock:

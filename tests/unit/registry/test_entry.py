@@ -75,7 +75,7 @@ def test_a_directory_that_another_user_has_made_is_refused(tmp_path: Path) -> No
 @pytest.mark.parametrize("mode", [0o750, 0o705, 0o777])
 def test_a_directory_that_is_open_to_others_is_refused(tmp_path: Path, mode: int) -> None:
     tmp_path.chmod(mode)
-    with pytest.raises(HostError, match="must belong to user .* and have mode 0700"):
+    with pytest.raises(HostError, match=r"must belong to user .* and have mode 0700"):
         open_directory(str(tmp_path), make=True)
 
 

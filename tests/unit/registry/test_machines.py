@@ -77,7 +77,7 @@ def test_a_machine_that_is_not_there_has_a_neighbour(two: None) -> None:
 
 
 def test_a_name_like_no_other_lists_those_there_are(two: None) -> None:
-    with pytest.raises(UsageError, match="no machine 'xyz'; there are .*web"):
+    with pytest.raises(UsageError, match=r"no machine 'xyz'; there are .*web"):
         find("xyz")
 
 
@@ -121,7 +121,7 @@ def test_a_file_that_is_no_entry_is_passed_over(directory: Path, two: None, text
 
 def test_a_machine_says_why_not(directory: Path) -> None:
     fake = FakeMachine(directory, "web", 1, b"Not today\n")
-    with pytest.raises(HostError, match="^Not today$"):
+    with pytest.raises(HostError, match=r"^Not today$"):
         find("web").connect("console")
     assert fake.requests == ["console"]
 
@@ -189,5 +189,5 @@ def test_a_path_needs_no_machine(tmp_path: Path, form: str) -> None:
 
 
 def test_a_front_end_that_nobody_serves_is_named(tmp_path: Path) -> None:
-    with pytest.raises(HostError, match="unix:.*/nothing cannot be connected to: No such file"):
+    with pytest.raises(HostError, match=r"unix:.*/nothing cannot be connected to: No such file"):
         connect(f"{tmp_path}/nothing", "monitor")
