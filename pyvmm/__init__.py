@@ -14,6 +14,7 @@ devices/      the board's chips; backends/: the host's side of them
 pci/          the PCI bus, its functions, MSI-X; msi.py: messages and doorbells by KVM
 virtio/       virtio devices, queues and transports; peripherals.py: their values, wiring.py: where
               they are plugged in
+registry/     the machines that run, for other processes; metrics/: what they count
 cli.py        the `pyvmm` command; doctor.py, diagnosis.py: what is wrong, in words
 """
 
