@@ -20,8 +20,25 @@ def controlled(machine: Machine, settings: Mapping[str, Any]) -> Iterator[None]:
     Raises UsageError or HostError.
     """
     with ExitStack() as stack:
+        if monitor := settings.get("monitor"):
+            _open_monitor(machine, monitor, stack)
         if where := settings.get("metrics"):
             from pyvmm.metrics.prometheus import Metrics
 
             stack.callback(Metrics(machine, parse_endpoint(where, "--metrics")).close)
         yield
+
+
+def _open_monitor(machine: Machine, where: str, stack: ExitStack) -> None:
+    if where == "stdio":
+        from pyvmm.backends.terminal import Stdio, Unconnected
+
+        line = Stdio(machine.loop, machine.quit, machine.serve_monitor)
+        stack.callback(line.close)
+        line.switch()
+        line.attach(Unconnected())
+        machine.lines["monitor"] = line
+    else:
+        from pyvmm.monitor.server import open_server
+
+        stack.callback(open_server(machine, parse_endpoint(where, "--monitor")).close)

@@ -11,7 +11,6 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 
-from pyvmm.endpoint import Endpoint, parse_endpoint
 from pyvmm.errors import HostError, UsageError
 from pyvmm.log import Log
 from pyvmm.registry import entry
@@ -146,27 +145,6 @@ def find(text: str) -> RunningMachine:
     close = difflib.get_close_matches(text, [one.name for one in machines], 1)
     meant = f"did you mean {close[0]!r}? There are" if close else "there are"
     raise UsageError(f"There is no machine {text!r}; {meant} {', '.join(map(str, machines))}")
-
-
-def connect(where: str, service: str) -> socket.socket:
-    """A socket to a front end: at unix:PATH, tcp:HOST:PORT or a path with a slash in it, or of the
-    machine of that name or process number, by its service of that name.
-
-    Raises UsageError or HostError.
-    """
-    kind = where.partition(":")[0]
-    if kind in ("unix", "tcp"):
-        endpoint = parse_endpoint(where, "It")
-    elif "/" in where:
-        endpoint = Endpoint(path=where)
-    else:
-        return find(where).connect(service)
-    try:
-        if not endpoint.path:
-            return socket.create_connection((endpoint.host, endpoint.port))
-        return _connected(endpoint.path)
-    except OSError as error:
-        raise HostError(f"{endpoint} cannot be connected to: {error.strerror or error}") from error
 
 
 def read_line(client: socket.socket) -> str:

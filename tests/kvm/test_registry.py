@@ -362,3 +362,27 @@ def test_a_client_that_asks_for_nothing_harms_nobody(directory: Path, request_: 
             client.shutdown(socket.SHUT_WR)
             assert read_line(client) != "ok"
         assert found(run).state == "running"
+
+
+# ---- the monitor ----
+
+
+def test_a_machines_monitor_is_found_by_its_name() -> None:
+    with guest("--name", "web"):
+        done = pyvmm("monitor", "web", stdin=b"stop\ninfo status\n")
+        assert done.returncode == 0
+        assert b"paused" in done.stdout
+        assert running()[0].state == "paused"
+
+
+@pytest.mark.parametrize("form", ["unix:{}/m", "{}/m"])
+def test_a_monitor_is_found_by_its_path(tmp_path: Path, form: str) -> None:
+    with guest("--monitor", f"unix:{tmp_path}/m") as run:
+        assert found(run).sockets == {"monitor": f"unix:{tmp_path}/m", "COM1": "stdio"}
+        done = pyvmm("monitor", form.format(tmp_path), stdin=b"info status\n")
+        assert (done.returncode, done.stderr) == (0, b"")
+        assert b"running" in done.stdout
+
+
+def test_a_monitor_that_is_not_there_is_a_machine_that_is_not() -> None:
+    assert "no machine 'web'" in complaint(pyvmm("monitor", "web"))

@@ -13,7 +13,7 @@ import pytest
 from pyvmm.errors import HostError, UsageError
 from pyvmm.loop import start_thread
 from pyvmm.registry import machines
-from pyvmm.registry.machines import RunningMachine, connect, find, read_line, running
+from pyvmm.registry.machines import RunningMachine, find, read_line, running
 
 FIELDS = {"started": 1.0, "kernel": None, "memory": 1 << 20, "cpus": 1, "sockets": {}}
 NO_PID = (1 << 22) + 1  # beyond the largest that Linux gives
@@ -177,17 +177,3 @@ def test_a_line_that_never_ends_is_given_up(monkeypatch: pytest.MonkeyPatch) -> 
         theirs.sendall(b"sta")
         with pytest.raises(TimeoutError):
             read_line(ours)
-
-
-@pytest.mark.parametrize("form", ["unix:{}", "{}"])
-def test_a_path_needs_no_machine(tmp_path: Path, form: str) -> None:
-    path = tmp_path / "monitor"
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(path))
-        listener.listen()
-        connect(form.format(path), "monitor").close()
-
-
-def test_a_front_end_that_nobody_serves_is_named(tmp_path: Path) -> None:
-    with pytest.raises(HostError, match=r"unix:.*/nothing cannot be connected to: No such file"):
-        connect(f"{tmp_path}/nothing", "monitor")
