@@ -104,12 +104,6 @@ class Services:
         client.sendall(OK)
         serve(self._machine, client)
 
-    def _qmp(self, client: socket.socket, argument: str) -> None:
-        from pyvmm.qmp.server import serve
-
-        client.sendall(OK)
-        serve(self._machine, client)
-
 
 SERVICES: dict[str, Callable[[Services, socket.socket, str], None]] = {
     "status": Services._status,
@@ -117,7 +111,6 @@ SERVICES: dict[str, Callable[[Services, socket.socket, str], None]] = {
     "stop": Services._stop,
     "console": Services._attach,
     "monitor": Services._monitor,
-    "qmp": Services._qmp,
 }
 
 

@@ -173,6 +173,18 @@ def test_the_last_output_reaches_a_console_before_it_is_let_go(rig: Rig) -> None
         assert receive(client, 100) == b"ok\nbye"
 
 
+def test_one_that_does_not_read_does_not_hold_up_the_end(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(console, "LAST_SECONDS", 0.01)
+    with rig.attach() as stalled, rig.attach() as reader:
+        for _ in range(10):
+            rig.print(bytes(100_000))
+        rig.line.close()
+        assert len(receive(stalled, 2_000_000)) < 1_000_000
+        assert receive(reader, 3 + len(ANOTHER_TYPES)).endswith(ANOTHER_TYPES)
+
+
 def test_there_is_a_limit(rig: Rig) -> None:
     clients = [rig.attach() for _ in range(console.CONSOLES_MAX)]
     ours, theirs = socket.socketpair()
