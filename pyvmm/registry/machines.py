@@ -2,29 +2,25 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 import select
 import socket
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 
 from pyvmm.errors import HostError, UsageError
 from pyvmm.log import Log
 from pyvmm.registry import entry
+from pyvmm.registry.protocol import ACCEPTED, ANSWER_SECONDS, read_line
 from pyvmm.typed import Any
 from pyvmm.value import Value
 
 log = Log(__name__)
 
 FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-ANSWER_SECONDS = 5.0  # within which a machine answers, unless its process is stopped
-LINE_MAX = 4 << 10  # bytes, of a request or of what is said to it
 ANSWER_MAX = 16 << 20  # bytes
 ENTRY_MAX = 64 << 10  # bytes
-ACCEPTED = "ok"
 POWER_OFF_SECONDS = 10.0  # what a guest has to power itself off, unless it is said
 
 
@@ -142,26 +138,11 @@ def find(text: str) -> RunningMachine:
         raise UsageError(f"There are {len(matching)} machines {text!r}; say which: {pids}")
     if not machines:
         raise UsageError(f"There is no machine {text!r}; none is running")
+    import difflib  # which takes as long as all else here
+
     close = difflib.get_close_matches(text, [one.name for one in machines], 1)
     meant = f"did you mean {close[0]!r}? There are" if close else "there are"
     raise UsageError(f"There is no machine {text!r}; {meant} {', '.join(map(str, machines))}")
-
-
-def read_line(client: socket.socket) -> str:
-    """The line that the peer begins with, without its end; what follows stays in the socket.
-
-    Empty if there is none, or more than LINE_MAX bytes. Raises OSError, TimeoutError after
-    ANSWER_SECONDS in all.
-    """
-    line = b""
-    deadline = time.monotonic() + ANSWER_SECONDS
-    while not line.endswith(b"\n") and len(line) < LINE_MAX:
-        client.settimeout(max(deadline - time.monotonic(), 0.001))
-        byte = client.recv(1)
-        if not byte:
-            return ""
-        line += byte
-    return line.decode(errors="replace").rstrip("\n") if line.endswith(b"\n") else ""
 
 
 def _read_answer(client: socket.socket) -> Any:

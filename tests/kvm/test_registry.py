@@ -15,7 +15,7 @@ from command import PATIENCE, Running, complaint, pyvmm
 
 from pyvmm import RunningMachine, running
 from pyvmm.errors import HostError
-from pyvmm.registry.machines import read_line
+from pyvmm.registry.protocol import read_line
 
 PROMPT = b"> "
 
@@ -116,7 +116,7 @@ def test_programs_get_the_list_as_json() -> None:
 def test_a_machine_whose_process_is_stopped_has_no_known_state() -> None:
     with guest() as run:
         run.signal(signal.SIGSTOP)
-        code = "from pyvmm.registry import machines; machines.ANSWER_SECONDS = 0.1"
+        code = "from pyvmm.registry import protocol; protocol.ANSWER_SECONDS = 0.1"
         with Running(verb="ps", python=code) as ps:
             ps.expect(b"unknown")
 

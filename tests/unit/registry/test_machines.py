@@ -12,8 +12,9 @@ import pytest
 
 from pyvmm.errors import HostError, UsageError
 from pyvmm.loop import start_thread
-from pyvmm.registry import machines
-from pyvmm.registry.machines import RunningMachine, find, read_line, running
+from pyvmm.registry import machines, protocol
+from pyvmm.registry.machines import RunningMachine, find, running
+from pyvmm.registry.protocol import LINE_MAX, read_line
 
 FIELDS = {"started": 1.0, "kernel": None, "memory": 1 << 20, "cpus": 1, "sockets": {}}
 NO_PID = (1 << 22) + 1  # beyond the largest that Linux gives
@@ -126,7 +127,7 @@ def test_a_machine_says_why_not(directory: Path) -> None:
     assert fake.requests == ["console"]
 
 
-@pytest.mark.parametrize("said", [b"", b"x" * (machines.LINE_MAX + 1)])
+@pytest.mark.parametrize("said", [b"", b"x" * (LINE_MAX + 1)])
 def test_a_machine_that_hangs_up_has_ended(directory: Path, said: bytes) -> None:
     FakeMachine(directory, "web", 1, said)
     with pytest.raises(HostError, match=r"web \(1\) has ended"):
@@ -142,7 +143,8 @@ def test_an_answer_that_is_none_is_an_error(directory: Path) -> None:
 def test_a_machine_that_is_stopped_does_not_answer(
     monkeypatch: pytest.MonkeyPatch, two: None
 ) -> None:
-    monkeypatch.setattr(machines, "ANSWER_SECONDS", 0.05)
+    for module in (machines, protocol):
+        monkeypatch.setattr(module, "ANSWER_SECONDS", 0.05)
     with pytest.raises(HostError, match=r"web \(1\) does not answer"):
         find("web").connect("console")
     assert find("web").state == "unknown"
@@ -171,7 +173,7 @@ def test_what_follows_the_line_stays_in_the_socket() -> None:
 
 
 def test_a_line_that_never_ends_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machines, "ANSWER_SECONDS", 0.05)
+    monkeypatch.setattr(protocol, "ANSWER_SECONDS", 0.05)
     ours, theirs = socket.socketpair()
     with ours, theirs:
         theirs.sendall(b"sta")
