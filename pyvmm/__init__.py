@@ -14,6 +14,7 @@ devices/      the board's chips; backends/: the host's side of them
 pci/          the PCI bus, its functions, MSI-X; msi.py: messages and doorbells by KVM
 virtio/       virtio devices, queues and transports; peripherals.py: their values, wiring.py: where
               they are plugged in
+registry/     the machines that run, for other processes; metrics/: what they count
 cli.py        the `pyvmm` command; doctor.py, diagnosis.py: what is wrong, in words
 """
 
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from pyvmm.machine import Machine
     from pyvmm.net_config import Net, StreamNet, TapNet, UserNet, VhostUserNet
     from pyvmm.peripherals import Balloon, Console, Ports, Rng
+    from pyvmm.registry.machines import RunningMachine, running
     from pyvmm.share_config import Rootfs, Share, StandardFiles
     from pyvmm.vsock_config import Vsock
 
@@ -73,6 +75,7 @@ __all__ = [
     "Reset",
     "Rng",
     "Rootfs",
+    "RunningMachine",
     "Share",
     "StandardFiles",
     "StreamNet",
@@ -82,6 +85,7 @@ __all__ = [
     "UserNet",
     "VhostUserNet",
     "Vsock",
+    "running",
 ]
 
 # Where a name is when it is first asked for: the command and pyvmm.kvm start without the rest.
@@ -93,6 +97,7 @@ _HOMES = {
     "Vsock": "vsock_config",
     **dict.fromkeys((name for name in __all__ if name.endswith("Net")), "net_config"),
     **dict.fromkeys(("Balloon", "Console", "Ports", "Rng"), "peripherals"),
+    **dict.fromkeys(("RunningMachine", "running"), "registry.machines"),
     **dict.fromkeys(("Rootfs", "Share", "StandardFiles"), "share_config"),
     **dict.fromkeys((name for name in __all__ if name.endswith("Error")), "errors"),
 }

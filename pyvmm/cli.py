@@ -34,10 +34,8 @@ SETUP_ERROR, WRONG_USAGE = 1, 2
 QUIET = "console=ttyS0 quiet"  # for a command: what the kernel says is for our report only
 INTERRUPTED = 128 + signal.SIGINT  # as a shell tells of a program that a signal ended
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
-CONTROL: tuple[str, ...] = (
-    "monitor",
-    "metrics",
-)  # the options that control.py opens a front end for
+# The options that control.py opens a front end for.
+CONTROL: tuple[str, ...] = ("monitor", "metrics")
 REGISTER_SECONDS = 0.01  # after the start: the guest's first output goes before
 POWER_OFF_SECONDS = 10  # what a guest has after SIGTERM pressed its power button
 SAME_SIGNAL_SECONDS = 0.1  # timeout(1) sends its signal to the process, then to the whole group
@@ -130,8 +128,8 @@ def _parser() -> Parser:
     add("--json", action="store_true", help="for programs")
     trace = parser.command("trace", "print the exits that the monitor's `record` wrote", _trace)
     trace.add("file", metavar="FILE", required=True)
-    monitor = parser.command("monitor", "talk to the monitor of a running guest", _monitor)
-    monitor.add("where", metavar="WHERE", required=True, help="PATH, unix:PATH or tcp:HOST:PORT")
+    add = parser.command("monitor", "talk to a machine's monitor", _of_others("monitor")).add
+    add("where", metavar="WHERE", required=True, help="NAME, PATH, unix:PATH or tcp:HOST:PORT")
     parser.command("doctor", "say what this host's KVM can do and lacks", _doctor)
     inspect = parser.command("inspect", "say what a kernel image is and needs", _inspect)
     inspect.add("kernel", metavar="KERNEL", required=True)
@@ -333,16 +331,6 @@ def _of_others(name: str) -> Callable[[Arguments], int]:
         return int(getattr(commands, name)(args))
 
     return run
-
-
-def _monitor(args: Arguments) -> int:
-    from pyvmm.endpoint import parse_endpoint
-    from pyvmm.monitor.client import attend, connect
-
-    where = str(args.where)
-    if not where.startswith(("unix:", "tcp:")):
-        where = f"unix:{where}"
-    return attend(connect(parse_endpoint(where, "WHERE")))
 
 
 def _doctor(args: Arguments) -> int:

@@ -24,12 +24,12 @@ def controlled(machine: Machine, settings: Mapping[str, Any]) -> Iterator[None]:
             from pyvmm.tracing.options import open_traces
 
             open_traces(machine.tracer, traces, stack)
+        if monitor := settings.get("monitor"):
+            _open_monitor(machine, monitor, stack)
         if where := settings.get("metrics"):
             from pyvmm.metrics.prometheus import Metrics
 
             stack.callback(Metrics(machine, parse_endpoint(where, "--metrics")).close)
-        if monitor := settings.get("monitor"):
-            _open_monitor(machine, monitor, stack)
         yield
 
 

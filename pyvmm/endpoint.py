@@ -104,7 +104,11 @@ class Server:
             client.close()
             return
         client.setblocking(True)
-        self._clients[client] = start_thread(self._name, self._run, client)
+        try:
+            self._clients[client] = start_thread(self._name, self._run, client)
+        except HostError as error:
+            log.warning("%s: %s", self._name, error)
+            client.close()
 
     def _run(self, client: socket.socket) -> None:
         try:

@@ -7,7 +7,6 @@ the numbers of one family are of in labels.
 from __future__ import annotations
 
 import os
-import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -23,6 +22,7 @@ STATES = ("running", "paused", "ended")
 # proc(5), /proc/PID/stat: the fields behind the command's name, which ends with a parenthesis.
 UTIME, STIME, RSS, GUEST_TIME = 11, 12, 21, 40
 
+KVM_TIME = "_ns"  # how the names of KVM's times end
 NOW = "in_flight"  # the one number of a device that falls again
 
 Sample = tuple[Mapping[str, str], float]  # labels and a number
@@ -142,8 +142,9 @@ def _kvm(statistics: Mapping[str, Statistics]) -> Iterator[Family]:
             samples.setdefault(key, []).append(({"vcpu": vcpu}, counter.value))
     for (name, total), of_all in samples.items():
         what = f"What KVM calls {name} among its statistics of a vCPU"
-        base = re.sub("_ns$", "_seconds", name)  # which is what Counter has made of it
-        yield Family(f"kvm_{base}", what, total, of_all)
+        if name.endswith(KVM_TIME):  # which Counter has made seconds
+            name = f"{name.removesuffix(KVM_TIME)}_seconds"
+        yield Family(f"kvm_{name}", what, total, of_all)
 
 
 def _devices(machine: Machine) -> Iterator[Family]:

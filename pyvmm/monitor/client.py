@@ -6,7 +6,7 @@ import os
 import select
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from pyvmm.backends.terminal import COLUMNS, LEAVE, ROWS, SIZE, TYPED_MAX, EscapeParser, raw_mode
@@ -51,11 +51,12 @@ def attend(server: socket.socket) -> int:
         term = os.environ.get("TERM", "dumb")
         if os.isatty(0) and os.isatty(1) and term != "dumb":
             with raw_mode(), _sizes() as sizes:
-                _Relay(server, sizes, f"terminal {_size('%d %d')} {term}\n").run()
+                hello = f"terminal {_size('%d %d')} {term}\n"
+                Relay(server, hello, help=HELP, sizes=sizes).run()
         else:
             if os.isatty(1):
                 _write(greeting)
-            _Relay(server, None, "" if os.isatty(1) else f"{PROMPT_OFF}\n").run()
+            Relay(server, "" if os.isatty(1) else f"{PROMPT_OFF}\n").run()
     return 0
 
 
@@ -81,25 +82,39 @@ def _sizes() -> Iterator[int]:
             _write(LEAVE)
 
 
-class _Relay:
+class Relay:
     """Carries what is typed to the server, and what that shows to standard output.
 
-    With `sizes` this is a terminal, whose Ctrl-A escapes.
+    With a `help` this is a terminal, whose Ctrl-A escapes; `sizes` tells of its new sizes. The end
+    of the input is told to the server if it `hangs_up` then. `left` says whether the user has left.
     """
 
-    def __init__(self, server: socket.socket, sizes: int | None, hello: str) -> None:
+    def __init__(
+        self,
+        server: socket.socket,
+        hello: str = "",
+        *,
+        help: bytes = b"",
+        sizes: int | None = None,
+        hangs_up: bool = True,
+    ) -> None:
         server.setblocking(False)
+        self.left = False
         self._server = server
         self._sizes = sizes
+        self._hangs_up = hangs_up
         self._typed = bytearray(hello.encode())
         self._ended = False  # standard input
-        self._left = False  # the user has
-        self._escapes = EscapeParser({ord("x"): self._leave, ord("h"): lambda: _write(HELP)})
+        commands: dict[int, Callable[[], object]] = {
+            ord("x"): self._leave,
+            ord("h"): lambda: _write(help),
+        }
+        self._escapes = EscapeParser(commands) if help else None
 
     def run(self) -> None:
         """Carry until the end. Raises OSError, KeyboardInterrupt."""
         server = self._server.fileno()
-        while not self._left:
+        while not self.left:
             ready = self._wait()
             if ready.get(server, 0) & ~select.POLLOUT:
                 data = self._server.recv(CHUNK)
@@ -113,8 +128,7 @@ class _Relay:
                 self._typed += _size(SIZE).encode()
             if self._typed and ready.get(server, 0) & select.POLLOUT:
                 del self._typed[: self._server.send(self._typed)]
-                if self._ended and not self._typed:
-                    self._server.shutdown(socket.SHUT_WR)
+                self._hang_up()
 
     def _wait(self) -> dict[int, int]:
         poll = select.poll()
@@ -127,14 +141,16 @@ class _Relay:
 
     def _read(self) -> None:
         data = os.read(0, CHUNK)
-        self._typed += data if self._sizes is None else b"".join(self._escapes.feed(data))
-        if not data:
-            self._ended = True
-            if not self._typed:
-                self._server.shutdown(socket.SHUT_WR)
+        self._typed += data if self._escapes is None else b"".join(self._escapes.feed(data))
+        self._ended = not data
+        self._hang_up()
+
+    def _hang_up(self) -> None:
+        if self._hangs_up and self._ended and not self._typed:
+            self._server.shutdown(socket.SHUT_WR)
 
     def _leave(self) -> None:
-        self._left = True
+        self.left = True
 
 
 def _size(form: str) -> str:

@@ -4,6 +4,7 @@ General layout:
 
     entry.py        this process's own entry; the only part that `pyvmm run` imports
     machines.py     the entries of all, and what they can be asked
+    protocol.py     how a conversation on a control socket begins
     services.py     what answers on a machine's control socket, imported when it is first used
     console.py      the first serial port, shared with those who attach to it
     commands.py     `pyvmm ps`, `stop`, `console` and `stat`

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import json
 import os
-import select
 import signal
-import socket
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 
-from pyvmm.backends.terminal import EscapeParser, raw_mode
+from pyvmm.backends.terminal import raw_mode
+from pyvmm.endpoint import Endpoint, parse_endpoint
 from pyvmm.errors import HostError
 from pyvmm.monitor.result import Table
 from pyvmm.options import Arguments
 from pyvmm.printable import printable
 from pyvmm.registry.machines import POWER_OFF_SECONDS, RunningMachine, find, running
 
-CHUNK = 64 << 10  # bytes
 UNITS = ((1 << 30, "G"), (1 << 20, "M"), (1 << 10, "K"))
 HELP = b"""\r
 Ctrl-A x       leave; the machine goes on\r
@@ -77,83 +76,35 @@ def stat(args: Arguments) -> int:
 
 def console(args: Arguments) -> int:
     """See and type what the serial port of one does, until the user leaves or it ends."""
+    from pyvmm.monitor.client import Relay
+
     machine = find(args.name)
     with machine.connect("console") as client:
+        terminal = os.isatty(0)
         for number in (signal.SIGTERM, signal.SIGHUP):  # the terminal must be restored
             signal.signal(number, signal.default_int_handler)
         with raw_mode():
-            _tell(f"pyvmm: the console of {machine}; Ctrl-A x leaves, Ctrl-A h helps")
-            left = Relay(client).run()
-        _tell(f"\npyvmm: {machine} {'goes on' if left else 'has ended'}")
+            if terminal:
+                _tell(f"pyvmm: the console of {machine}; Ctrl-A x leaves, Ctrl-A h helps")
+            relay = Relay(client, help=HELP if terminal else b"", hangs_up=False)
+            with suppress(ConnectionError):
+                relay.run()
+        if terminal:
+            _tell(f"\npyvmm: {machine} {'goes on' if relay.left else 'has ended'}")
     return 0
 
 
+def monitor(args: Arguments) -> int:
+    """Talk to the monitor of one, or to what listens at a path or an address."""
+    from pyvmm.monitor.client import attend, connect
+
+    where = str(args.where)
+    if where.startswith(("unix:", "tcp:")):
+        return attend(connect(parse_endpoint(where, "WHERE")))
+    if "/" in where or os.path.exists(where):
+        return attend(connect(Endpoint(path=where)))
+    return attend(find(where).connect("monitor"))
+
+
 def _tell(text: str) -> None:
-    """Say something to a person; programs know."""
-    if os.isatty(0):
-        print(text, file=sys.stderr)
-
-
-class Relay:
-    """Standard input and output, joined to a socket; on a terminal Ctrl-A escapes."""
-
-    def __init__(self, peer: socket.socket) -> None:
-        self._peer = peer
-        self._unsent = bytearray()
-        self._left = False
-        commands: dict[int, Callable[[], object]] = {
-            ord("x"): self._leave,
-            ord("h"): lambda: _write(HELP),
-        }
-        self._escapes = EscapeParser(commands) if os.isatty(0) else None
-
-    def run(self) -> bool:
-        """Until the user leaves, which is True, or the peer has gone.
-
-        The end of the input ends only that. Raises OSError if the output cannot be written.
-        """
-        self._peer.setblocking(False)
-        poll = select.poll()
-        poll.register(0, select.POLLIN)
-        while True:
-            output = select.POLLOUT if self._unsent else 0
-            poll.register(self._peer, select.POLLIN | output)
-            for fd, _ in poll.poll():
-                if fd == 0 and not self._type():
-                    poll.unregister(0)
-            if self._left:
-                return True
-            if not self._exchange():
-                return False
-
-    def _leave(self) -> None:
-        self._left = True
-
-    def _type(self) -> bool:
-        """Take what the user has typed; False if there will be no more."""
-        data = os.read(0, CHUNK)
-        self._unsent += data if self._escapes is None else self._escapes.feed(data)
-        return bool(data)
-
-    def _exchange(self) -> bool:
-        """Send and show what can be now; False if the peer has gone."""
-        try:
-            if self._unsent:
-                del self._unsent[: self._peer.send(self._unsent)]
-        except BlockingIOError:
-            pass
-        except OSError:  # it has gone, but perhaps said something before
-            self._unsent.clear()
-        try:
-            data = self._peer.recv(CHUNK)
-        except BlockingIOError:
-            return True
-        except OSError:
-            return False
-        _write(data)
-        return bool(data)
-
-
-def _write(data: bytes) -> None:
-    while data:
-        data = data[os.write(1, data) :]
+    print(text, file=sys.stderr)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import select
 import socket
+import time
 from collections.abc import Callable
 
-from pyvmm.backends.chardev import Stream
+from pyvmm.backends.chardev import Stream, ready
 from pyvmm.devices.serial import Serial
 from pyvmm.errors import UsageError
 from pyvmm.loop import Loop
 
 KEPT = 1 << 20  # bytes of output that one who reads slowly may be behind
 CONSOLES_MAX = 16
+LAST_SECONDS = 0.5  # that all consoles have in the end to take the last output
 ANOTHER_TYPES = b"[Another console types here; this one only shows]\r\n"
 
 
@@ -34,13 +37,18 @@ class SharedLine:
         """
         if len(self._consoles) == CONSOLES_MAX:
             raise UsageError(f"There must be at most {CONSOLES_MAX} consoles on a port")
-        writes = not any(console.writes for console in self._consoles)
+        writes = self.typist is None
         client.setblocking(False)
         console = Attached(self._loop, client.detach(), self._remove, writes=writes)
+        console.attach(self._port)
         with self._port.lock:  # no byte twice, and none lost between
             console.transmit(greeting + (b"" if writes else ANOTHER_TYPES) + last_output())
             self._consoles = [*self._consoles, console]
-        console.attach(self._port)
+
+    @property
+    def typist(self) -> Attached | None:
+        """The console whose input the guest gets. Any thread."""
+        return next((console for console in self._consoles if console.writes), None)
 
     def _remove(self, console: Attached) -> None:
         with self._port.lock:
@@ -48,8 +56,9 @@ class SharedLine:
 
     def close(self) -> None:
         """Let all consoles go, once they have the last output. When the loop has stopped."""
+        deadline = time.monotonic() + LAST_SECONDS
         for console in self._consoles:
-            console.close()
+            console.finish(deadline)
 
     # ---- what the port calls, with its lock held ----
 
@@ -93,6 +102,19 @@ class Attached(Stream):
     def broken(self, error: OSError) -> None:
         """It reads no more; what it has typed is still for the guest, until `hung_up`."""
         self._sink = None
+
+    def finish(self, deadline: float) -> None:
+        """Let it go once it has all output, or it is `deadline`. When the loop has stopped."""
+        with self._lock:
+            while (
+                self._output
+                and self._sink is not None
+                and (left := deadline - time.monotonic()) > 0
+            ):
+                if ready(self._sink, select.POLLOUT, round(left * 1000)):
+                    self._flush()
+            self._sink = None
+        self.close()
 
     def hung_up(self) -> None:
         """It has gone, and the guest has all that it typed."""

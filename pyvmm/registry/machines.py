@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import os
 import select
 import socket
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 
-from pyvmm.endpoint import Endpoint, parse_endpoint
 from pyvmm.errors import HostError, UsageError
 from pyvmm.log import Log
 from pyvmm.registry import entry
+from pyvmm.registry.protocol import ACCEPTED, ANSWER_SECONDS, read_line
 from pyvmm.typed import Any
 from pyvmm.value import Value
 
 log = Log(__name__)
 
 FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-ANSWER_SECONDS = 5.0  # within which a machine answers, unless its process is stopped
-LINE_MAX = 4 << 10  # bytes, of a request or of what is said to it
 ANSWER_MAX = 16 << 20  # bytes
 ENTRY_MAX = 64 << 10  # bytes
-ACCEPTED = "ok"
 POWER_OFF_SECONDS = 10.0  # what a guest has to power itself off, unless it is said
 
 
@@ -126,8 +121,7 @@ def running() -> list[RunningMachine]:
     """
     try:
         with _open_directory() as directory:
-            names = [name for name in os.listdir(directory) if name.endswith(".json")]
-            found = [_living(directory, name) for name in names]
+            found = [_living(directory, name) for name in os.listdir(directory)]
     except FileNotFoundError:
         return []
     return sorted((one for one in found if one is not None), key=lambda one: one.started)
@@ -144,49 +138,11 @@ def find(text: str) -> RunningMachine:
         raise UsageError(f"There are {len(matching)} machines {text!r}; say which: {pids}")
     if not machines:
         raise UsageError(f"There is no machine {text!r}; none is running")
+    import difflib  # which takes as long as all else here
+
     close = difflib.get_close_matches(text, [one.name for one in machines], 1)
-    meant = f"; did you mean {close[0]!r}?" if close else ";"
-    raise UsageError(
-        f"There is no machine {text!r}{meant} Running: {', '.join(map(str, machines))}"
-    )
-
-
-def connect(where: str, service: str) -> socket.socket:
-    """A socket to a front end: at unix:PATH, tcp:HOST:PORT or a path with a slash in it, or of the
-    machine of that name or process number, by its service of that name.
-
-    Raises UsageError or HostError.
-    """
-    kind = where.partition(":")[0]
-    if kind in ("unix", "tcp"):
-        endpoint = parse_endpoint(where, "It")
-    elif "/" in where:
-        endpoint = Endpoint(path=where)
-    else:
-        return find(where).connect(service)
-    try:
-        if not endpoint.path:
-            return socket.create_connection((endpoint.host, endpoint.port))
-        return _connected(endpoint.path)
-    except OSError as error:
-        raise HostError(f"{endpoint} cannot be connected to: {error.strerror or error}") from error
-
-
-def read_line(client: socket.socket) -> str:
-    """The line that the peer begins with, without its end; what follows stays in the socket.
-
-    Empty if there is none, or more than LINE_MAX bytes. Raises OSError, TimeoutError after
-    ANSWER_SECONDS in all.
-    """
-    line = b""
-    deadline = time.monotonic() + ANSWER_SECONDS
-    while not line.endswith(b"\n") and len(line) < LINE_MAX:
-        client.settimeout(max(deadline - time.monotonic(), 0.001))
-        byte = client.recv(1)
-        if not byte:
-            return ""
-        line += byte
-    return line.decode(errors="replace").rstrip("\n") if line.endswith(b"\n") else ""
+    meant = f"did you mean {close[0]!r}? There are" if close else "there are"
+    raise UsageError(f"There is no machine {text!r}; {meant} {', '.join(map(str, machines))}")
 
 
 def _read_answer(client: socket.socket) -> Any:
@@ -223,7 +179,12 @@ def _open_directory() -> Iterator[int]:
 
 
 def _living(directory: int, name: str) -> RunningMachine | None:
-    """The machine of the entry `name`, which is removed if its process has gone."""
+    """The machine whose entry the file `name` is; it is removed if its process has gone."""
+    if not name.endswith(".json"):
+        pid = name.removesuffix(".sock").removeprefix(".")
+        if not os.path.exists(f"/proc/{pid}"):  # killed before it had an entry, or after
+            _remove(directory, name)
+        return None
     try:
         with os.fdopen(os.open(name, FLAGS, dir_fd=directory), "rb") as file:
             fields = json.loads(file.read(ENTRY_MAX))
@@ -231,11 +192,14 @@ def _living(directory: int, name: str) -> RunningMachine | None:
         _connected(entry.socket_path(directory, machine.pid)).close()
         return machine
     except (ConnectionRefusedError, FileNotFoundError):
-        for left in (name, name.removesuffix("json") + "sock"):
-            with suppress(FileNotFoundError):
-                os.unlink(left, dir_fd=directory)
+        _remove(directory, name)
     except (TimeoutError, BlockingIOError):  # it is stopped, and many wait for it
         return machine
     except (OSError, ValueError, TypeError) as error:
         log.info("%s is no entry of a machine: %s", name, error)
     return None
+
+
+def _remove(directory: int, name: str) -> None:
+    with suppress(FileNotFoundError):
+        os.unlink(name, dir_fd=directory)

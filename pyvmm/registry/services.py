@@ -6,7 +6,6 @@ the service's. `status`, `stat` and `stop` answer with JSON, and close.
 
 from __future__ import annotations
 
-import json
 import socket
 import threading
 from collections.abc import Callable
@@ -16,9 +15,13 @@ from pyvmm import events
 from pyvmm.endpoint import Endpoint, Server
 from pyvmm.errors import PyvmmError, UsageError
 from pyvmm.machine import Machine
-from pyvmm.metrics.counters import Counters
 from pyvmm.registry.console import SharedLine
-from pyvmm.registry.machines import ACCEPTED, ANSWER_SECONDS, read_line
+from pyvmm.registry.entry import json_text
+from pyvmm.registry.protocol import ACCEPTED, ANSWER_SECONDS, read_line
+from pyvmm.typed import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pyvmm.metrics.counters import Counters
 
 OK = f"{ACCEPTED}\n".encode()
 TIMEOUT_MAX = 86400  # seconds that a guest may be given to power itself off
@@ -31,8 +34,8 @@ class Services:
     def __init__(self, machine: Machine, listener: int) -> None:
         """Serve on `listener`, a listening socket that is ours now; its path is the caller's."""
         self._machine = machine
-        self._counters = Counters(machine)
         self._console: SharedLine | None = None
+        self._counters: Counters | None = None
         self._lock = threading.Lock()
         own = socket.socket(fileno=listener)
         self._server = Server("control", machine.loop, Endpoint(), self._serve, own)
@@ -42,10 +45,13 @@ class Services:
         self._server.close()
         if self._console is not None:
             self._console.close()
-        self._counters.close()
+        if self._counters is not None:
+            self._counters.close()
 
     def _serve(self, client: socket.socket) -> None:
         request = read_line(client)
+        if not request:  # somebody only looks whether we live
+            return
         name, _, argument = request.partition(" ")
         service = SERVICES.get(name)
         if service is None:
@@ -61,10 +67,16 @@ class Services:
 
     def _status(self, client: socket.socket, argument: str) -> None:
         machine = self._machine
-        _answer(client, {"state": machine.state, "stopped by": machine.stopped_by})
+        _answer(client, json_text({"state": machine.state, "stopped by": machine.stopped_by}))
 
     def _stat(self, client: socket.socket, argument: str) -> None:
-        _answer(client, [family.asdict() for family in self._counters.read()])
+        import json
+
+        from pyvmm.metrics.counters import Counters
+
+        with self._lock:
+            self._counters = self._counters or Counters(self._machine)
+        _answer(client, json.dumps([family.asdict() for family in self._counters.read()]))
 
     def _stop(self, client: socket.socket, argument: str) -> None:
         """Press the power button, insist after as many seconds as asked; answer how it ended."""
@@ -74,7 +86,7 @@ class Services:
         def listener(event: events.Event) -> None:
             if isinstance(event, events.Ended):
                 with suppress(OSError):
-                    client.send(json.dumps(type(event.end).__name__).encode())
+                    client.send(json_text(type(event.end).__name__).encode())
 
         stop_listening = self._machine.listen(listener)
         try:
@@ -102,12 +114,6 @@ class Services:
         client.sendall(OK)
         serve(self._machine, client)
 
-    def _qmp(self, client: socket.socket, argument: str) -> None:
-        from pyvmm.qmp.server import serve
-
-        client.sendall(OK)
-        serve(self._machine, client)
-
 
 SERVICES: dict[str, Callable[[Services, socket.socket, str], None]] = {
     "status": Services._status,
@@ -115,13 +121,12 @@ SERVICES: dict[str, Callable[[Services, socket.socket, str], None]] = {
     "stop": Services._stop,
     "console": Services._attach,
     "monitor": Services._monitor,
-    "qmp": Services._qmp,
 }
 
 
-def _answer(client: socket.socket, answer: object) -> None:
+def _answer(client: socket.socket, answer: str) -> None:
     client.settimeout(ANSWER_SECONDS)
-    client.sendall(OK + json.dumps(answer).encode())
+    client.sendall(OK + answer.encode())
 
 
 def _seconds(text: str) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import signal
+import struct
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -23,6 +24,11 @@ EMULATED_CPU = "QEMU TCG" in Path("/proc/cpuinfo").read_text()  # where all is 2
 MIB = 1 << 20
 CODE = 0x1000  # where a bare guest begins
 TIMEOUT = 20.0  # seconds for what takes milliseconds: only a lost event takes longer
+
+# Writes `!` to COM1, waits for PM1 status bit 8 (ACPI 6.4 §4.8.3.1.1), and enters S5:
+#   mov dx,0x3f8; mov al,'!'; out dx,al; mov dx,0x600; 1: in ax,dx; test ah,1; jz 1b
+#   mov dx,0x604; mov ax,0x3400; out dx,ax; jmp .
+LISTENS = bytes.fromhex("66baf803b021ee66ba000666edf6c40174f966ba040666b8003466efebfe")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -135,6 +141,17 @@ def signals_as_on_a_terminal() -> None:
     for number in (signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture
+def listener(tmp_path: Path) -> str:
+    """A Multiboot image (specification 0.6.96 §3.1) that powers off when the button is pressed."""
+    magic, flags, load, header = 0x1BADB002, 1 << 16, 0x10_0000, 32
+    end = load + header + len(LISTENS)
+    fields = (magic, flags, -(magic + flags) & 0xFFFF_FFFF, load, load, end, end, load + header)
+    path = tmp_path / "listener"
+    path.write_bytes(struct.pack("<8I", *fields) + LISTENS)
+    return str(path)
 
 
 def numbered_disk(path: Path) -> Path:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import struct
-from pathlib import Path
 from signal import SIGHUP, SIGINT, SIGQUIT, SIGTERM
 
 import pytest
@@ -11,21 +9,6 @@ from command import PROMPT, Running, program
 
 NEVER, AT_ONCE = "cli.POWER_OFF_SECONDS = 1e6", "cli.POWER_OFF_SECONDS = 0"
 EVERY_SIGNAL_COUNTS = "cli.SAME_SIGNAL_SECONDS = -1"
-# Writes `!` to COM1, waits for PM1 status bit 8 (ACPI 6.4 §4.8.3.1.1), and enters S5:
-#   mov dx,0x3f8; mov al,'!'; out dx,al; mov dx,0x600; 1: in ax,dx; test ah,1; jz 1b
-#   mov dx,0x604; mov ax,0x3400; out dx,ax; jmp .
-LISTENS = bytes.fromhex("66baf803b021ee66ba000666edf6c40174f966ba040666b8003466efebfe")
-
-
-@pytest.fixture
-def listener(tmp_path: Path) -> str:
-    """A Multiboot image (specification 0.6.96 §3.1) that powers off when the button is pressed."""
-    magic, flags, load, header = 0x1BADB002, 1 << 16, 0x10_0000, 32
-    end = load + header + len(LISTENS)
-    fields = (magic, flags, -(magic + flags) & 0xFFFF_FFFF, load, load, end, end, load + header)
-    path = tmp_path / "listener"
-    path.write_bytes(struct.pack("<8I", *fields) + LISTENS)
-    return str(path)
 
 
 def idle(python: str) -> Running:
