@@ -15,12 +15,12 @@ from pyvmm import diagnosis_spec as spec
 from pyvmm import ends
 from pyvmm.causes import BootFacts, Cause, Evidence, likely_causes
 from pyvmm.errors import MemoryAccessError, PyvmmError
-from pyvmm.guestkernel import KERNEL_MAP, GuestKernel, find_kernels
-from pyvmm.guestlog import LogLine, read_log
+from pyvmm.inspection.kernel import KERNEL_MAP, GuestKernel, find_kernels
+from pyvmm.inspection.log import LogLine, read_log
+from pyvmm.inspection.symbols import Symbols
 from pyvmm.layout import PAGE
 from pyvmm.memory import GuestMemory
 from pyvmm.printable import printable, printable_lines
-from pyvmm.symbols import Symbols
 
 if TYPE_CHECKING:
     from pyvmm.kvm.vcpu import LastExit

@@ -8,12 +8,12 @@ import pytest
 from pyvmm import ends
 from pyvmm.diagnosis import BootFacts, VcpuState, diagnose
 from pyvmm.errors import KvmError
+from pyvmm.inspection.symbols import Symbols
 from pyvmm.kvm.vcpu import LastExit
 from pyvmm.layout import MIB, PAGE
 from pyvmm.memory import GuestMemory
-from pyvmm.symbols import Symbols
 from tests.fakes.printk import KASLR, LinuxRam, Ring
-from tests.unit.test_symbols import TEXT, VMLINUX
+from tests.unit.inspection.test_symbols import TEXT, VMLINUX
 
 CODE = 0x20_0000
 FACTS = BootFacts("console=ttyS0", serial_ports=(0x3F8,), memory_size=16 * MIB, kvm="kvm_intel")

@@ -11,7 +11,7 @@ from typing import IO, TYPE_CHECKING
 from pyvmm.errors import ImageError, MemoryAccessError
 
 if TYPE_CHECKING:
-    from pyvmm.guestkernel import GuestKernel
+    from pyvmm.inspection.kernel import GuestKernel
 
 # The tables of Linux's kallsyms: scripts/kallsyms.c writes them, kernel/kallsyms.c reads them.
 SYMBOLS_MAX = 1 << 20  # the guest's word is believed up to here

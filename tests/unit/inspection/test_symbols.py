@@ -5,10 +5,10 @@ import struct
 import pytest
 
 from pyvmm.errors import ImageError
-from pyvmm.guestkernel import find_kernels
+from pyvmm.inspection.kernel import find_kernels
+from pyvmm.inspection.symbols import Symbols
 from pyvmm.layout import MIB
 from pyvmm.memory import GuestMemory
-from pyvmm.symbols import Symbols
 from tests.fakes.printk import LinuxRam
 
 TEXT = 0xFFFFFFFF81000000
