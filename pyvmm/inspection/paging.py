@@ -76,7 +76,7 @@ class VirtualMemory:
     def _walk(self, virtual: int, steps: list[Step]) -> tuple[int | None, int, str]:
         mode = self.mode
         if not self._canonical(virtual):
-            return None, 0, f"it is not a canonical address of {mode.name}"
+            return None, 0, f"it is not an address of {mode.bits} bits"
         if not mode.levels:
             return virtual, 0, ""
         table = self._root
@@ -129,9 +129,7 @@ class VirtualMemory:
 
     def pieces(self, virtual: int, length: int) -> Iterator[tuple[int, int]]:
         """(guest-physical address, length) of the pages' parts of it. Raises UnmappedError."""
-        mask = 0xFFFF_FFFF if self.mode.bits == 32 else 0xFFFF_FFFF_FFFF_FFFF
         while length > 0:
-            virtual &= mask  # an access may wrap
             piece = min(length, spec.PAGE - virtual % spec.PAGE)
             yield self.translate(virtual), piece
             virtual += piece

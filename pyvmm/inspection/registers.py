@@ -136,7 +136,9 @@ def meaning(name: str, value: int) -> list[str]:
 
 # ---- the table ----
 
-_Ways = tuple[Callable[[Registers], int], Callable[[Registers, int], None]]  # to get it and to set it
+_Ways = tuple[
+    Callable[[Registers], int], Callable[[Registers, int], None]
+]  # to get it and to set it
 
 
 def _field(piece: str, path: str) -> _Ways:
@@ -159,9 +161,7 @@ def _field(piece: str, path: str) -> _Ways:
     return get, put
 
 
-def _extended(
-    component: int, *parts: tuple[int, int]
-) -> _Ways:
+def _extended(component: int, *parts: tuple[int, int]) -> _Ways:
     """A register in the XSAVE area: its parts' offsets and sizes in bytes, lowest first."""
 
     def get(state: Registers) -> int:
@@ -202,9 +202,7 @@ def _xcr0() -> _Ways:
 def _make_table() -> Mapping[str, Register]:
     table: dict[str, Register] = {}
 
-    def add(
-        name: str, group: str, bits: int, ways: _Ways
-    ) -> None:
+    def add(name: str, group: str, bits: int, ways: _Ways) -> None:
         table[name] = Register(name, group, bits, *ways)
 
     for name in spec.GENERAL:

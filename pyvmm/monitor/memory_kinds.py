@@ -129,8 +129,7 @@ class SearchKind(Word):
             what, _, rest = text.partition(" ")
             if not _HEX.fullmatch(what):
                 raise UsageError(
-                    'What to find must be a text in "", or bytes as 0f0b or 0f??05, '
-                    f"not {what!r}"
+                    f'What to find must be a text in "", or bytes as 0f0b or 0f??05, not {what!r}'
                 )
             pairs = [what[at : at + 2] for at in range(0, len(what), 2)]
             pattern = b"".join(

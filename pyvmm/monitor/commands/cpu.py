@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 from pyvmm.errors import UsageError
-from pyvmm.inspection import chips, registers_spec
+from pyvmm.inspection import chips, chips_spec, registers_spec
 from pyvmm.inspection.names import short_name
-from pyvmm.inspection.registers import Registers, find, meaning
+from pyvmm.inspection.registers import find, meaning
 from pyvmm.inspection.views import registers_of
 from pyvmm.monitor.command import command
 from pyvmm.monitor.kinds import Choice, Cpu, CpuNumber
@@ -111,9 +111,31 @@ def info_lapic(session: Session, cpu: OptionalCpu = None) -> Result:
     machine = session.machine
     with machine.paused():
         vcpu = machine.vcpus[session.cpu if cpu is None else cpu]
-        state, base = vcpu.lapic, vcpu.sregs.apic_base
-    fields, vectors = chips.lapic(state, base)
-    return Sections({f"Local APIC of vCPU {vcpu.index}": Fields(fields), "Local vectors": vectors})
+        apic = chips.lapic_of(vcpu.lapic, vcpu.sregs.apic_base)
+    fields: dict[str, Cell] = {
+        "id": apic.id,
+        "enabled": apic.enabled,
+        "x2APIC": apic.x2apic,
+        "version": Hex(apic.version),
+        "in service": _vectors(apic.in_service),
+        "requested": _vectors(apic.requested),
+        "timer": apic.timer,
+    }
+    fields |= {name: Hex(value) for name, value in apic.registers.items()}
+    rows = [
+        (name, Hex(entry & chips_spec.VECTOR), chips.delivery_of(entry))
+        for name, entry in apic.local.items()
+    ]
+    return Sections(
+        {
+            f"Local APIC of vCPU {vcpu.index}": Fields(fields),
+            "Local vectors": Table(("source", "vector", "delivery"), rows),
+        }
+    )
+
+
+def _vectors(vectors: Sequence[int]) -> str:
+    return " ".join(f"{vector:#x}" for vector in vectors) or "none"
 
 
 def _group(values: Mapping[str, int]) -> Grid:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
@@ -27,6 +27,7 @@ from pyvmm.monitor.memory_kinds import (
 )
 from pyvmm.monitor.result import Cell, Fields, Hex, Result, Sections, Table
 from pyvmm.monitor.session import Session
+from pyvmm.monitor.units import size_text
 from pyvmm.printable import printable
 
 STRING_MAX = 1024  # bytes of a string that is shown
@@ -45,6 +46,7 @@ class Dump(Result):
 
     lines: Sequence[tuple[int, str | None, str, Any]]
     problem: str = ""  # why there are no more
+    mark: int | None = None  # the address of the line that an arrow marks
 
     @property
     def data(self) -> dict[str, Any]:
@@ -54,10 +56,15 @@ class Dump(Result):
 
     def __str__(self) -> str:
         lines = [
-            f"{address:016x}{f' <{name}>' if name else ''}: {text}"
+            f"{self._arrow(address)}{address:016x}{f' <{name}>' if name else ''}: {text}"
             for address, name, text, _ in self.lines
         ]
         return "\n".join(lines + [self.problem] * bool(self.problem))
+
+    def _arrow(self, address: int) -> str:
+        if self.mark is None:
+            return ""
+        return "=> " if address == self.mark else "   "
 
 
 @command("x", examples=["x/4xg $rsp", "x/10i $pc", "x/s linux_banner", "x/32c $rdi"])
@@ -96,15 +103,12 @@ def disassemble_(session: Session, address: OptionalAddress = None) -> Result:
         length = at - start + AFTER * INSTRUCTION_MAX
         code, problem = _take(memory.read, start, min(length, size) if size else length)
         bits = registers.code_bits
-    lines = list(_instructions(session, code, start, bits))
-    first = next((n for n, line in enumerate(lines) if line.address >= at), 0)
-    shown = lines[max(0, first - BEFORE) : first + AFTER]
-    marked = [
-        (one.address, name, f"{'=>' if one.address == at else '  '} {one.text}", one.text)
-        for one in shown
-        for name in [short_name(session.symbols, one.address)]
+    lines = [
+        (one.address, short_name(session.symbols, one.address), one.text, one.text)
+        for one in _instructions(session, code, start, bits)
     ]
-    return Dump(marked, problem)
+    first = next((n for n, line in enumerate(lines) if line[0] >= at), 0)
+    return Dump(lines[max(0, first - BEFORE) : first + AFTER], problem, at)
 
 
 @command("find", examples=['find "Linux version"', "find 7f454c46", "find 0f??05 0x100000 0x1000"])
@@ -152,7 +156,7 @@ def translate(session: Session, address: Address) -> Result:
         raise UnmappedError(address, walk.problem)
     fields: dict[str, Cell] = {"virtual": Hex(address), "physical": Hex(walk.physical)}
     if walk.page_size:
-        fields |= {"page size": _size(walk.page_size), "flags": " ".join(walk.steps[-1].flags)}
+        fields |= {"page size": size_text(walk.page_size), "flags": " ".join(walk.steps[-1].flags)}
     return Fields(fields)
 
 
@@ -164,12 +168,14 @@ def info_page_tables(session: Session, address: Address) -> Result:
         memory = virtual_memory(machine, session.cpu)
     walk = memory.walk(address)
     rows = [(s.level, Hex(s.address), Hex(s.entry), " ".join(s.flags)) for s in walk.steps]
-    end: Mapping[str, Cell] = {"problem": walk.problem}
+    end: dict[str, Cell] = {"problem": walk.problem}
     if walk.physical is not None:
-        end = {"physical": Hex(walk.physical), "page size": _size(walk.page_size) or None}
+        end = {"physical": Hex(walk.physical)}
+        if walk.page_size:
+            end["page size"] = size_text(walk.page_size)
     return Sections(
         {
-            f"{address:#x} in {memory.mode.name}": Table(("level", "at", "entry", "flags"), rows),
+            f"{address:#x}, {memory.mode.name}": Table(("level", "at", "entry", "flags"), rows),
             "Result": Fields(end),
         }
     )
@@ -229,9 +235,7 @@ def _dump_strings(session: Session, read: Read, format: Format, address: int) ->
     return lines, ""
 
 
-def _instructions(
-    session: Session, code: bytes, address: int, bits: int
-) -> Iterator[Instruction]:
+def _instructions(session: Session, code: bytes, address: int, bits: int) -> Iterator[Instruction]:
     def namer(address: int) -> str | None:
         return short_name(session.symbols, address)
 
@@ -282,10 +286,3 @@ def _some(data: Sequence[int]) -> bytes:
     if not data:
         raise UsageError("There must be bytes to write")
     return bytes(data)
-
-
-def _size(size: int) -> str:
-    for unit, shift in (("GiB", 30), ("MiB", 20), ("KiB", 10)):
-        if size >> shift:
-            return f"{size >> shift} {unit}"
-    return ""
