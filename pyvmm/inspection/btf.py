@@ -139,7 +139,8 @@ class Btf:
         return self._found[name]
 
     def _kind(self, place: int) -> int:
-        return TYPE.unpack_from(self._data, place)[1] >> INFO_KIND_SHIFT & INFO_KIND_MASK
+        _, info, _ = TYPE.unpack_from(self._data, place)
+        return int(info) >> INFO_KIND_SHIFT & INFO_KIND_MASK
 
     def _resolve(self, identity: int) -> int:
         """The place of a type, or of what it stands for."""
@@ -185,5 +186,5 @@ class Btf:
             return POINTER_SIZE
         if kind == ARRAY_KIND and depth:
             element, _, count = ARRAY.unpack_from(self._data, place + TYPE.size)
-            return count * self._size(element, depth - 1)
+            return int(count) * self._size(element, depth - 1)
         raise ValueError("BTF has a type without a size")

@@ -203,7 +203,10 @@ class Guest:
         """The processes, in the order in which they were made."""
         from pyvmm.inspection.tasks import read_tasks
 
-        return read_tasks(self.kernel, self.symbols.address, self.btf)
+        try:
+            return read_tasks(self.kernel, self.symbols.address, self.btf)
+        except (LookupError, ValueError) as error:
+            raise UsageError(f"The guest's kernel must show its tasks: {error}") from error
 
 
 def open_guest(machine: Machine) -> Guest:

@@ -80,7 +80,9 @@ class GuestKernel:
         self._memory = memory
         self.note = note
         self.place = place
-        self._entries = {(kind, name): value for kind, name, value in _ENTRY.findall(note)}
+        self._entries: dict[tuple[str, str], str] = {
+            (kind, name): value for kind, name, value in _ENTRY.findall(note)
+        }
         self._pages: dict[int, int] = {}
         self._levels = 5 if self.number("pgtable_l5_enabled") else 4
         self._encrypted = self.number("sme_mask")

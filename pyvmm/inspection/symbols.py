@@ -46,15 +46,17 @@ class Symbols:
     def __len__(self) -> int:
         return len(self._addresses)
 
-    def lookup(self, address: int) -> str | None:
+    def lookup(self, address: int, *, behind_call: bool = False) -> str | None:
         """`name+0x12/0x40`: how far into the symbol, and its size; None outside all symbols.
 
-        A symbol reaches to the next one.
+        A symbol reaches to the next one. `behind_call`: it is a return address, which may lie
+        behind the end of the function that it belongs to.
         """
-        at = self._at(address)
+        at = self._at(address - behind_call)
         if at is None:
             return None
-        start, end = self._addresses[at], self._addresses[bisect_right(self._addresses, address)]
+        start = self._addresses[at]
+        end = self._addresses[bisect_right(self._addresses, start)]
         name = self._entry(at)[1:]
         return f"{name}+{address - start:#x}/{end - start:#x}" if name not in ("", END) else None
 
@@ -72,7 +74,10 @@ class Symbols:
 
     def address(self, name: str) -> int:
         """Where a symbol lies, or the number that it is. Raises LookupError if there is none."""
-        return self._by_name[name]
+        try:
+            return self._by_name[name]
+        except KeyError:
+            raise LookupError(f"There is no symbol {name}") from None
 
     def names(self, prefix: str) -> list[str]:
         """The names that begin so, sorted."""
