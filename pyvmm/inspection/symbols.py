@@ -1,162 +1,247 @@
-"""What lies at an address of the guest: symbols of an ELF image, or the running kernel's own."""
+"""A table of symbols: what lies at an address of the guest, and where what has a name lies."""
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
-from os import PathLike
-from typing import IO, TYPE_CHECKING
+import struct
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+from os import PathLike, fspath
+from typing import IO, Any
 
-from pyvmm.errors import ImageError, MemoryAccessError
+from pyvmm.errors import ImageError
 
-if TYPE_CHECKING:
-    from pyvmm.inspection.kernel import GuestKernel
+CODE = frozenset("tTwW")  # the kinds of symbols, as nm(1) gives them, that are functions
+END = "_end"  # where a kernel's image ends: a symbol that reaches nowhere
 
-# The tables of Linux's kallsyms: scripts/kallsyms.c writes them, kernel/kallsyms.c reads them.
-SYMBOLS_MAX = 1 << 20  # the guest's word is believed up to here
-NAMES_MAX = 1 << 25
-TOKENS = 256
-TOKEN_SIZE_MAX = 64
-LONG_NAME = 0x80  # set in a name's length: the next byte holds its bits from 7 up
-LONG_NAME_SHIFT = 7
+ELF_MAGIC = b"\x7fELF"
+# System V gABI 4.1, "Symbol Table": the fields of an entry in 64-bit and in 32-bit files.
+SYMBOL64, SYMBOL32 = struct.Struct("<IBBHQQ"), struct.Struct("<IIIBBH")
+STT_SECTION, STT_FILE = 3, 4
+SHN_ABS = 0xFFF1
+BUILD_ID = "NT_GNU_BUILD_ID"
+
+UPPER_HALF = 1 << 63  # where kernels are; what lies below in their tables is an offset or a number
 
 
 class Symbols:
-    """A sorted table of symbols. Any thread."""
+    """Symbols at ascending addresses. Any thread."""
 
-    def __init__(self, addresses: Sequence[int], name: Callable[[int], str]) -> None:
-        """`addresses` ascend; `name(i)` is the symbol at the i-th, empty where one only ends."""
+    def __init__(
+        self,
+        addresses: Sequence[int],
+        entry: Callable[[int], str],
+        numbers: Mapping[str, int] | None = None,
+        build_id: str = "",
+    ) -> None:
+        """`entry(i)` is the kind and the name of the i-th, empty where one only ends.
+
+        `numbers` are symbols that are no addresses, as the offsets of per-CPU variables.
+        """
         self._addresses = addresses
-        self._name = name
+        self._entry = entry
+        self._numbers = numbers or {}
+        self.build_id = build_id
 
-    def lookup(self, address: int, kaslr_offset: int = 0) -> str | None:
+    def __len__(self) -> int:
+        return len(self._addresses)
+
+    def lookup(self, address: int, *, behind_call: bool = False) -> str | None:
         """`name+0x12/0x40`: how far into the symbol, and its size; None outside all symbols.
 
-        `kaslr_offset` is by how many bytes the guest moved the image up. A symbol reaches to the
-        next one.
+        A symbol reaches to the next one. `behind_call`: it is a return address, which may lie
+        behind the end of the function that it belongs to.
         """
-        address -= kaslr_offset
-        at = bisect_right(self._addresses, address) - 1
-        if not 0 <= at < len(self._addresses) - 1:
+        at = self._at(address - behind_call)
+        if at is None:
             return None
-        start, end = self._addresses[at], self._addresses[at + 1]
-        name = self._name(at)
-        return f"{name}+{address - start:#x}/{end - start:#x}" if name else None
+        start = self._addresses[at]
+        end = self._addresses[bisect_right(self._addresses, start)]
+        name = self._entry(at)[1:]
+        return f"{name}+{address - start:#x}/{end - start:#x}" if name not in ("", END) else None
 
-    @classmethod
-    def from_elf(cls, image: str | PathLike[str] | bytes) -> Symbols | None:
-        """The symbols in executable sections of an ELF file or its bytes; None if it has none.
+    def is_code(self, address: int) -> bool:
+        """Whether a function lies there."""
+        at = self._at(address)
+        return at is not None and self._entry(at)[:1] in CODE
 
-        Raises ImageError if it cannot be read or is no sound ELF file.
-        """
-        import io
-
-        from elftools.common.exceptions import ELFError
-
-        what = "The image" if isinstance(image, bytes) else str(image)
-        try:
-            with io.BytesIO(image) if isinstance(image, bytes) else open(image, "rb") as file:
-                found = _elf_symbols(file)
-        except OSError as error:
-            raise ImageError(f"{what} cannot be read: {error.strerror}") from error
-        except (ELFError, ArithmeticError, LookupError, ValueError, TypeError) as error:
-            # pyelftools lets its own parsing errors out as any of these.
-            raise ImageError(f"The symbols of {what} cannot be read: {error}") from error
-        addresses = sorted(found)
-        return cls(addresses, [found[a] for a in addresses].__getitem__) if any(addresses) else None
-
-    @classmethod
-    def from_kernel(cls, kernel: GuestKernel) -> Symbols | None:
-        """The running kernel's own table (its KASLR offset is in it), None if it shows none.
-
-        Linux 6.0 and later with KALLSYMS says where it lies.
-        """
-        try:
-            names = _Kallsyms(kernel)
-        except (LookupError, ValueError, MemoryAccessError):
+    def _at(self, address: int) -> int | None:
+        """Which symbol reaches there: of several at one place the first, as the kernel does."""
+        after = bisect_right(self._addresses, address)
+        if not 0 < after < len(self._addresses):
             return None
-        return cls(names.addresses, names.name)
+        return bisect_left(self._addresses, self._addresses[after - 1])
+
+    def address(self, name: str) -> int:
+        """Where a symbol lies, or the number that it is. Raises LookupError if there is none."""
+        try:
+            return self._by_name[name]
+        except KeyError:
+            raise LookupError(f"There is no symbol {name}") from None
+
+    def names(self, prefix: str) -> list[str]:
+        """The names that begin so, sorted."""
+        names = self._sorted_names
+        return names[bisect_left(names, prefix) : bisect_left(names, prefix + "\U0010ffff")]
+
+    def items(self) -> Iterator[tuple[int, str, str]]:
+        """Address, kind and name of each; then of the numbers, whose kind is A."""
+        for at, address in enumerate(self._addresses):
+            entry = self._entry(at)
+            if len(entry) > 1:
+                yield address, entry[0], entry[1:]
+        for name, number in self._numbers.items():
+            yield number, "A", name
+
+    def moved(self, offset: int) -> Symbols:
+        """The same table of an image that the guest moved up by `offset` bytes."""
+        addresses = [address + offset for address in self._addresses]
+        return Symbols(addresses, self._entry, self._numbers, self.build_id)
+
+    @cached_property
+    def _by_name(self) -> dict[str, int]:
+        found: dict[str, int] = {}
+        for address, _, name in self.items():
+            found.setdefault(name, address)
+        return found
+
+    @cached_property
+    def _sorted_names(self) -> list[str]:
+        return sorted(self._by_name)
 
 
-def _elf_symbols(file: IO[bytes]) -> dict[int, str]:
-    from elftools.elf.constants import SH_FLAGS
-    from elftools.elf.elffile import ELFFile
-    from elftools.elf.sections import SymbolTableSection
+def table(
+    symbols: Iterable[tuple[int, str]], numbers: Mapping[str, int], build_id: str = ""
+) -> Symbols | None:
+    """Symbols of (address, kind and name) pairs in any order; None if there are none."""
+    ascending = sorted(symbols, key=lambda symbol: symbol[0])
+    if not ascending:
+        return None
+    entries = [entry for _, entry in ascending]
+    return Symbols([at for at, _ in ascending], entries.__getitem__, numbers, build_id)
 
-    elf = ELFFile(file)
-    code = {
-        index: section
-        for index, section in enumerate(elf.iter_sections())
-        if section["sh_flags"] & SH_FLAGS.SHF_EXECINSTR
-    }
-    found: dict[int, str] = {}
-    for table in elf.iter_sections():
-        if isinstance(table, SymbolTableSection):
-            for symbol in table.iter_symbols():
-                if symbol["st_shndx"] in code and symbol.name:
-                    found.setdefault(symbol["st_value"], symbol.name)
-    if found:
-        for section in code.values():
-            found.setdefault(section["sh_addr"] + section["sh_size"], "")
+
+def from_file(path: str | PathLike[str]) -> Symbols:
+    """The symbols of an ELF file, a System.map or a copy of /proc/kallsyms.
+
+    Raises ImageError if it cannot be read, is none of them, or has none.
+    """
+    path = fspath(path)
+    try:
+        with open(path, "rb") as file:
+            elf = file.read(len(ELF_MAGIC)) == ELF_MAGIC
+        found = from_elf(path) if elf else from_map(path)
+    except OSError as error:
+        raise ImageError(f"{path} cannot be read: {error.strerror}") from error
+    if found is None:
+        raise ImageError(
+            f"{path} must have symbols, as a vmlinux that is not stripped, a System.map, or a "
+            "copy that root made of /proc/kallsyms"
+        )
     return found
+
+
+def from_map(path: str | PathLike[str]) -> Symbols | None:
+    """The symbols of a text as nm(1) writes it: address, kind, name and perhaps a [module]."""
+    symbols, numbers = [], {}
+    with open(path, "rb") as file:
+        for line in file:
+            words = line.decode("ascii", "replace").split()
+            try:
+                address, kind, name = int(words[0], 16), words[1], words[2]
+            except (ValueError, IndexError):
+                return None
+            if address >= UPPER_HALF:
+                symbols.append((address, kind + name))
+            else:
+                numbers[name] = address
+    return table(symbols, numbers)
+
+
+def from_elf(image: str | PathLike[str] | bytes) -> Symbols | None:
+    """The symbols in an ELF file or its bytes; None if it has none.
+
+    Raises ImageError if it cannot be read or is no sound ELF file.
+    """
+    import io
+
+    from elftools.common.exceptions import ELFError
+
+    what = "The image" if isinstance(image, bytes) else str(image)
+    try:
+        with io.BytesIO(image) if isinstance(image, bytes) else open(image, "rb") as file:
+            return _elf_symbols(file)
+    except OSError as error:
+        raise ImageError(f"{what} cannot be read: {error.strerror}") from error
+    except (ELFError, ArithmeticError, LookupError, ValueError, TypeError, struct.error) as error:
+        # pyelftools lets its own parsing errors out as any of these.
+        raise ImageError(f"The symbols of {what} cannot be read: {error}") from error
 
 
 def symbols_of(image: str | PathLike[str]) -> Symbols | None:
     """The symbols of an image file; None if it is no ELF file, damaged, or has none."""
     try:
-        return Symbols.from_elf(image)
+        return from_elf(image)
     except ImageError:
         return None
 
 
-class _Kallsyms:
-    """The compressed symbol table in a kernel's memory; only the names asked for are unpacked."""
+def _elf_symbols(file: IO[bytes]) -> Symbols | None:
+    from elftools.elf.elffile import ELFFile
+    from elftools.elf.sections import NoteSection
 
-    def __init__(self, kernel: GuestKernel) -> None:
-        count = kernel.u32(kernel.symbol("kallsyms_num_syms"))
-        names = kernel.symbol("kallsyms_names")
-        tokens = kernel.symbol("kallsyms_token_table")  # the linker puts it after the names
-        if not (0 < count <= SYMBOLS_MAX and 0 < tokens - names <= NAMES_MAX):
-            raise ValueError("The kernel's symbol table has an impossible size")
-        base = kernel.u64(kernel.symbol("kallsyms_relative_base"))
-        offsets = memoryview(kernel.read(kernel.symbol("kallsyms_offsets"), 4 * count)).cast("i")
-        if min(offsets) < 0:  # KALLSYMS_ABSOLUTE_PERCPU: the others are offsets in a CPU's own area
-            self._first = sum(offset >= 0 for offset in offsets)
-            self.addresses = [base - 1 - offset for offset in offsets[self._first :]]
-        else:
-            self._first = 0
-            self.addresses = [base + offset for offset in offsets]
-        self._names = kernel.read(names, tokens - names)
-        self._token_table = kernel.read(tokens, TOKENS * TOKEN_SIZE_MAX)
-        index = kernel.read(kernel.symbol("kallsyms_token_index"), 2 * TOKENS)
-        self._token_index = memoryview(index).cast("H")
-        self._positions = list(islice(self._walk(), count))
+    elf = ELFFile(file)
+    sections = list(elf.iter_sections())
+    kinds = {index: _kind(section) for index, section in enumerate(sections)}
+    found: list[tuple[int, str]] = []
+    numbers: dict[str, int] = {}
+    for section in sections:
+        if section["sh_type"] != "SHT_SYMTAB":
+            continue
+        strings = elf.get_section(section["sh_link"]).data()
+        for name_at, value, info, index in _entries(section.data(), elf.elfclass):
+            kind = kinds.get(index, "A" if index == SHN_ABS else "")
+            name = strings[name_at : strings.index(b"\0", name_at)].decode("ascii", "replace")
+            if not (kind and name) or info & 0xF in (STT_SECTION, STT_FILE):
+                continue
+            if kind == "A":
+                numbers[name] = value
+            else:
+                found.append((value, kind + name))
+    used = {value for value, _ in found}
+    for index, kind in kinds.items():
+        end = sections[index]["sh_addr"] + sections[index]["sh_size"]
+        if found and kind not in ("", "A") and end not in used:
+            found.append((end, ""))
+    build_ids = [
+        note["n_desc"]
+        for section in sections
+        if isinstance(section, NoteSection)
+        for note in section.iter_notes()
+        if note["n_type"] == BUILD_ID
+    ]
+    return table(found, numbers, "".join(build_ids[:1]))
 
-    def name(self, at: int) -> str:
-        """The name of the symbol at the `at`-th address; empty if the table is damaged."""
-        try:
-            start, length = self._tokens(self._positions[self._first + at])
-        except IndexError:
-            return ""
-        name = b"".join(self._token(token) for token in self._names[start : start + length])
-        return name[1:].decode("ascii", "replace")  # its first letter is the kind, as nm gives it
 
-    def _walk(self) -> Iterator[int]:
-        """Where each name starts."""
-        position = 0
-        while position < len(self._names) - 1:
-            yield position
-            start, length = self._tokens(position)
-            position = start + length
+def _entries(data: bytes, bits: int) -> Iterator[tuple[int, int, int, int]]:
+    """Name, value, info and section of each entry of a symbol table."""
+    if bits == 64:
+        for name, info, _, index, value, _ in SYMBOL64.iter_unpack(data):
+            yield name, value, info, index
+    else:
+        for name, value, _, info, _, index in SYMBOL32.iter_unpack(data):
+            yield name, value, info, index
 
-    def _tokens(self, position: int) -> tuple[int, int]:
-        """Where the tokens of the name at `position` start, and how many they are."""
-        length = self._names[position]
-        if length & LONG_NAME:
-            return position + 2, length & ~LONG_NAME | self._names[position + 1] << LONG_NAME_SHIFT
-        return position + 1, length
 
-    def _token(self, token: int) -> bytes:
-        start = self._token_index[token]
-        return self._token_table[start : start + TOKEN_SIZE_MAX].partition(b"\0")[0]
+def _kind(section: Any) -> str:
+    """What nm(1) calls symbols in a section; empty for what is not in memory."""
+    from elftools.elf.constants import SH_FLAGS
+
+    flags = section["sh_flags"]
+    if not flags & SH_FLAGS.SHF_ALLOC:
+        return ""
+    if not section["sh_addr"]:
+        return "A"  # the kernel's per-CPU section: its symbols are offsets
+    if flags & SH_FLAGS.SHF_EXECINSTR:
+        return "T"
+    return "D" if flags & SH_FLAGS.SHF_WRITE else "R"
