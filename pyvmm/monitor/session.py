@@ -12,7 +12,7 @@ from pyvmm.monitor.command import Command, parse_arguments
 from pyvmm.monitor.result import Result
 
 if TYPE_CHECKING:
-    from pyvmm.inspection.names import Symbols
+    from pyvmm.inspection.symbols import Symbols
     from pyvmm.machine import Machine
 
 NAME_WORDS_MAX = 3  # of a command, as `info page tables`
@@ -35,7 +35,7 @@ class Session:
 
     @property
     def symbols(self) -> Symbols:
-        """What gives the guest's addresses names."""
+        """What gives the guest's addresses names; a command asks once, for it may take a search."""
         from pyvmm.inspection.names import symbols_of
 
         return symbols_of(self.machine)

@@ -54,7 +54,7 @@ def cpu(session: Session, number: Cpu) -> None:
 @command("info cpus")
 def info_cpus(session: Session) -> Result:
     """Show what each vCPU does and where it is; a star marks the chosen one (`cpu`)."""
-    machine = session.machine
+    machine, symbols = session.machine, session.symbols
     rows = []
     with machine.paused():
         for vcpu in machine.vcpus:
@@ -67,7 +67,7 @@ def info_cpus(session: Session) -> Result:
                     mp_state,
                     state.mode,
                     Hex(state.linear_pc),
-                    short_name(session.symbols, state.linear_pc),
+                    short_name(symbols, state.linear_pc),
                 )
             )
     return Table(("cpu", "thread", "state", "mode", "next instruction", "in"), rows)

@@ -12,6 +12,7 @@ from pyvmm.inspection.disassembly import INSTRUCTION_MAX, Instruction, disassemb
 from pyvmm.inspection.dump import Format
 from pyvmm.inspection.expressions import MASK
 from pyvmm.inspection.names import function_at, short_name
+from pyvmm.inspection.symbols import Symbols
 from pyvmm.inspection.views import registers_of, virtual_memory
 from pyvmm.layout import MIB, PAGE
 from pyvmm.memory import GuestMemory
@@ -92,20 +93,20 @@ def disassemble_(session: Session, address: OptionalAddress = None) -> Result:
 
     Where the address has a symbol, those before it are shown too, and => marks it.
     """
-    machine = session.machine
+    machine, symbols = session.machine, session.symbols
     with machine.paused():
         registers = registers_of(machine, session.cpu)
         memory = virtual_memory(machine, session.cpu)
         at = registers.linear_pc if address is None else address
-        start, size = function_at(session.symbols, at) or (at, 0)
+        start, size = function_at(symbols, at) or (at, 0)
         if at - start > FUNCTION_MAX:
             start, size = at, 0
         length = at - start + AFTER * INSTRUCTION_MAX
         code, problem = _take(memory.read, start, min(length, size) if size else length)
         bits = registers.code_bits
     lines = [
-        (one.address, short_name(session.symbols, one.address), one.text, one.text)
-        for one in _instructions(session, code, start, bits)
+        (one.address, short_name(symbols, one.address), one.text, one.text)
+        for one in _instructions(session, symbols, code, start, bits)
     ]
     first = next((n for n, line in enumerate(lines) if line[0] >= at), 0)
     return Dump(lines[max(0, first - BEFORE) : first + AFTER], problem, at)
@@ -207,13 +208,13 @@ def _dump_items(session: Session, read: Read, format: Format, address: int) -> A
 
 
 def _dump_instructions(session: Session, read: Read, format: Format, address: int) -> Any:
-    machine = session.machine
+    machine, symbols = session.machine, session.symbols
     with machine.paused():
         bits = registers_of(machine, session.cpu).code_bits
     code, problem = _take(read, address, format.count * INSTRUCTION_MAX)
     lines = [
-        (one.address, short_name(session.symbols, one.address), one.text, one.text)
-        for one in islice(_instructions(session, code, address, bits), format.count)
+        (one.address, short_name(symbols, one.address), one.text, one.text)
+        for one in islice(_instructions(session, symbols, code, address, bits), format.count)
     ]
     return lines, problem if len(lines) < format.count else ""
 
@@ -235,11 +236,10 @@ def _dump_strings(session: Session, read: Read, format: Format, address: int) ->
     return lines, ""
 
 
-def _instructions(session: Session, code: bytes, address: int, bits: int) -> Iterator[Instruction]:
-    def namer(address: int) -> str | None:
-        return short_name(session.symbols, address)
-
-    for one in disassemble(code, address, bits, namer):
+def _instructions(
+    session: Session, symbols: Symbols, code: bytes, address: int, bits: int
+) -> Iterator[Instruction]:
+    for one in disassemble(code, address, bits, lambda at: short_name(symbols, at)):
         session.check()
         yield one
 
