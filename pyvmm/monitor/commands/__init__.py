@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from types import ModuleType
 
 from pyvmm.monitor.command import Command
-from pyvmm.monitor.commands import board, cpu, memory, running
+from pyvmm.monitor.commands import board, cpu, general, memory, running
 
 GROUPS: Mapping[str, ModuleType] = {
+    "The monitor": general,
     "The machine": running,
     "vCPUs": cpu,
     "Memory": memory,
