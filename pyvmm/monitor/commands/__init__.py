@@ -6,11 +6,26 @@ from collections.abc import Mapping
 from types import ModuleType
 
 from pyvmm.monitor.command import Command
-from pyvmm.monitor.commands import devices, disks, general, keys, logs, networks, running, tracing
+from pyvmm.monitor.commands import (
+    board,
+    cpu,
+    devices,
+    disks,
+    general,
+    keys,
+    logs,
+    memory,
+    networks,
+    running,
+    tracing,
+)
 
 GROUPS: Mapping[str, ModuleType] = {
     "The monitor": general,
     "The machine": running,
+    "vCPUs": cpu,
+    "Memory": memory,
+    "The board": board,
     "Devices": devices,
     "Disks": disks,
     "Networks": networks,
