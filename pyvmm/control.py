@@ -18,5 +18,10 @@ def controlled(machine: Machine, settings: Mapping[str, Any]) -> Iterator[None]:
 
     Raises UsageError or HostError.
     """
-    with ExitStack():
+    with ExitStack() as stack:
+        if "gdb" in settings:
+            from pyvmm.gdb.server import GdbServer, parse_gdb_endpoint
+
+            gdb = GdbServer(machine, parse_gdb_endpoint(settings["gdb"]))
+            stack.callback(gdb.close)
         yield
