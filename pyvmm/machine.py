@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pyvmm.backends.buffer import Buffer
     from pyvmm.debugger import Debugger
     from pyvmm.diagnosis import Report
+    from pyvmm.inspection.guest import Guest
     from pyvmm.monitor.result import Result
     from pyvmm.virtio.device import VirtioDevice
 
@@ -104,6 +105,7 @@ class Machine:
         self._end = self._wanted = self._error = None
         self._ending: Hold | None = None
         self._debugger: Debugger | None = None
+        self._guest: Guest | None = None
         self._board = board
         self.timeline = Timeline()
         self.timeline.mark("ready")
@@ -317,6 +319,17 @@ class Machine:
         from pyvmm.postmortem import diagnose_machine
 
         return diagnose_machine(self)
+
+    @property
+    def guest(self) -> Guest:
+        """The operating system in it: its symbols, log and tasks, found when they are asked for."""
+        _ = self.board
+        with self._lock:
+            if self._guest is None:
+                from pyvmm.inspection.guest import open_guest
+
+                self._guest = open_guest(self)
+        return self._guest
 
     def command(self, line: str) -> Result | None:
         """Run a command of the monitor, as `info registers`; what it found, if it is for that.

@@ -6,10 +6,13 @@ from collections.abc import Mapping
 from types import ModuleType
 
 from pyvmm.monitor.command import Command
-from pyvmm.monitor.commands import running
+from pyvmm.monitor.commands import board, cpu, memory, running
 
 GROUPS: Mapping[str, ModuleType] = {
     "The machine": running,
+    "vCPUs": cpu,
+    "Memory": memory,
+    "The board": board,
 }
 TABLE: Mapping[str, Command] = {
     one.name: one

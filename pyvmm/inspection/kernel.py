@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from itertools import islice
 
 from pyvmm.errors import MemoryAccessError
@@ -21,7 +22,15 @@ from pyvmm.memory import GuestMemory
 NOTE = struct.Struct("<III")
 NOTE_NAME = b"VMCOREINFO\0\0"
 NOTE_SIZE_MAX = PAGE  # VMCOREINFO_BYTES
-_ENTRY = re.compile(r"^([A-Z]+)(?:\(([\w.]+)\))?=(.*)$", re.MULTILINE)
+_ENTRY = re.compile(r"^([A-Z-]+)(?:\(([\w.]+)\))?=(.*)$", re.MULTILINE)
+
+BANNER = b"Linux version "  # init/version.c, linux_banner
+RELEASE_MAX = 64  # struct new_utsname
+TOP_TABLES = (
+    "init_top_pgt",
+    "swapper_pg_dir",
+    "init_level4_pgt",
+)  # what it was called, newest first
 
 KERNEL_MAP = 0xFFFF_FFFF_8000_0000  # __START_KERNEL_map; Linux, x86/x86_64/mm.rst
 ADDRESS_SPACE = 1 << 64
@@ -66,13 +75,20 @@ class GuestKernel:
     MemoryAccessError for memory that is not mapped. Any thread.
     """
 
-    def __init__(self, memory: GuestMemory, note: str) -> None:
+    def __init__(self, memory: GuestMemory, note: str, place: int = 0) -> None:
+        """`place` is the note's guest-physical address."""
         self._memory = memory
-        self._entries = {(kind, name): value for kind, name, value in _ENTRY.findall(note)}
+        self.note = note
+        self.place = place
+        self._entries: dict[tuple[str, str], str] = {
+            (kind, name): value for kind, name, value in _ENTRY.findall(note)
+        }
         self._pages: dict[int, int] = {}
         self._levels = 5 if self.number("pgtable_l5_enabled") else 4
         self._encrypted = self.number("sme_mask")
-        self._root = self.symbol("init_top_pgt") - KERNEL_MAP + self.number("phys_base")
+        tops = [name for name in TOP_TABLES if ("SYMBOL", name) in self._entries]
+        self._top = self.symbol(tops[0])
+        self._root = self._top - KERNEL_MAP + self.number("phys_base")
 
     def symbol(self, name: str) -> int:
         """A symbol's virtual address."""
@@ -89,6 +105,24 @@ class GuestKernel:
     def number(self, name: str) -> int:
         """A number that the kernel exports; 0 if this one does not."""
         return int(self._entries.get(("NUMBER", name), 0))
+
+    @property
+    def release(self) -> str:
+        """What uname -r shows; the guest's word: make it printable."""
+        return self._entries.get(("OSRELEASE", ""), "")
+
+    @property
+    def build_id(self) -> str:
+        """The image's build id, in hexadecimal; empty if the kernel does not tell."""
+        return self._entries.get(("BUILD-ID", ""), "")
+
+    @property
+    def alive(self) -> bool:
+        """Whether its top page table leads to itself: those of a kernel that is gone do not."""
+        try:
+            return self._walk(self._top) == self._root
+        except MemoryAccessError:
+            return False
 
     @property
     def kaslr_offset(self) -> int:
@@ -142,6 +176,32 @@ def find_kernels(memory: GuestMemory) -> Iterator[GuestKernel]:
         try:
             _, size, _ = NOTE.unpack(memory.read(name - NOTE.size, NOTE.size))
             note = memory.read(text, min(size, NOTE_SIZE_MAX))
-            yield GuestKernel(memory, note.decode("ascii", "replace"))
+            yield GuestKernel(memory, note.decode("ascii", "replace"), text)
         except (LookupError, ValueError, MemoryAccessError):
             continue
+
+
+def describe(memory: GuestMemory, address: Callable[[str], int]) -> GuestKernel | None:
+    """A kernel without a note, whose symbols have these addresses; None if it is not there.
+
+    `address` raises LookupError. Where the image lies is told by its own phys_base, which is found
+    through its banner.
+    """
+    try:
+        banner, phys_base = address("linux_banner"), address("phys_base")
+        levels = address("__pgtable_l5_enabled")
+    except LookupError:
+        return None
+    for found in search(memory, BANNER):
+        moved = found - (banner - KERNEL_MAP)
+        with suppress(MemoryAccessError):
+            if memory.u64(phys_base - KERNEL_MAP + moved) != moved % ADDRESS_SPACE:
+                continue
+            text = memory.read(found + len(BANNER), RELEASE_MAX).decode("ascii", "replace")
+            lines = [f"OSRELEASE={text.split()[0]}", f"NUMBER(phys_base)={moved}"]
+            lines.append(f"NUMBER(pgtable_l5_enabled)={memory.u32(levels - KERNEL_MAP + moved)}")
+            for name in ("_stext", *TOP_TABLES):
+                with suppress(LookupError):
+                    lines.append(f"SYMBOL({name})={address(name):x}")
+            return GuestKernel(memory, "\n".join(lines))
+    return None
