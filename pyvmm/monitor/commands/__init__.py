@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from types import ModuleType
 
 from pyvmm.monitor.command import Command
-from pyvmm.monitor.commands import kernel, running
+from pyvmm.monitor.commands import general, kernel, running
 
 GROUPS: Mapping[str, ModuleType] = {
+    "The monitor": general,
     "The machine": running,
     "The guest's kernel": kernel,
 }
