@@ -26,6 +26,8 @@ from pyvmm.timeline import Timeline
 from pyvmm.typed import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import socket
+
     from pyvmm.backends.buffer import Buffer
     from pyvmm.debugger import Debugger
     from pyvmm.diagnosis import Report
@@ -78,7 +80,7 @@ class Machine:
             self.lines: dict[str, Chardev] = {}  # the host's ends of serial ports and consoles
 
             def open_line(name: str, kind: str) -> Chardev:
-                line = open_chardev(kind, self.loop, self.quit)
+                line = open_chardev(kind, self.loop, self.quit, self.serve_monitor)
                 stack.callback(line.close)
                 self.lines[name] = line
                 return line
@@ -340,6 +342,19 @@ class Machine:
         from pyvmm.monitor.session import Session
 
         return Session(self).execute(line)
+
+    def serve_monitor(self, client: socket.socket, hello: str) -> Callable[[], object]:
+        """Serve the monitor on a connected socket, on a thread; the wait for its end.
+
+        `hello` says what is at the other end: a line as of pyvmm/monitor/plain.py.
+        """
+
+        def serve() -> None:
+            from pyvmm.monitor.server import serve_terminal  # which takes its time
+
+            serve_terminal(self, client, hello)
+
+        return start_thread("monitor", serve).join
 
     def mark_init(self) -> None:
         """Add to the timeline when Linux started init, as its own log in memory tells."""

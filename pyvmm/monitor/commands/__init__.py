@@ -6,13 +6,16 @@ from collections.abc import Mapping
 from types import ModuleType
 
 from pyvmm.monitor.command import Command
-from pyvmm.monitor.commands import board, cpu, memory, running
+from pyvmm.monitor.commands import board, cpu, debug, general, kernel, memory, running
 
 GROUPS: Mapping[str, ModuleType] = {
+    "The monitor": general,
     "The machine": running,
     "vCPUs": cpu,
     "Memory": memory,
+    "The debugger": debug,
     "The board": board,
+    "The guest's kernel": kernel,
 }
 TABLE: Mapping[str, Command] = {
     one.name: one
