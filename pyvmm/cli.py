@@ -35,7 +35,7 @@ QUIET = "console=ttyS0 quiet"  # for a command: what the kernel says is for our 
 INTERRUPTED = 128 + signal.SIGINT  # as a shell tells of a program that a signal ended
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 # The options that control.py opens a front end for.
-CONTROL: tuple[str, ...] = ("monitor", "metrics")
+CONTROL: tuple[str, ...] = ("monitor", "gdb", "metrics")
 REGISTER_SECONDS = 0.01  # after the start: the guest's first output goes before
 POWER_OFF_SECONDS = 10  # what a guest has after SIGTERM pressed its power button
 SAME_SIGNAL_SECONDS = 0.1  # timeout(1) sends its signal to the process, then to the whole group
@@ -111,6 +111,8 @@ def _parser() -> Parser:
     add("--name", metavar="NAME", help="[pyvmm]")
     add("--trace", action="append", metavar="PATTERN[,...]", help="as exit.*: see docs/tracing.md")
     add("--metrics", metavar="WHERE", help="Prometheus's, at unix:PATH or tcp:HOST:PORT")
+    add("--gdb", metavar="[HOST:]PORT|unix:PATH", help="listen for gdb: see docs/gdb.md")
+    add("-S", action="store_true", help="begin stopped, until gdb or the monitor lets it go on")
     add("--timeline", action="store_true", help="print at the end when what was reached")
     add("-v", "--verbose", action="count", help="log more; twice: everything")
     add("--", action="rest", metavar="COMMAND...", help="run it in --rootfs, and give its status")
@@ -226,7 +228,7 @@ def _run(args: Arguments) -> int:
             _signals(machine, signals, patience),
             raw_mode() if own else nullcontext(),
         ):
-            end = machine.run()
+            end = machine.run(paused=bool(args.S))
         for line in machine.lines.values():
             if line.where in ("stdio", "stdout", "stderr") and not isinstance(end, Quit):
                 line.flush()

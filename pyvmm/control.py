@@ -24,6 +24,11 @@ def controlled(machine: Machine, settings: Mapping[str, Any]) -> Iterator[None]:
             from pyvmm.tracing.options import open_traces
 
             open_traces(machine.tracer, traces, stack)
+        if "gdb" in settings:
+            from pyvmm.gdb.server import GdbServer, parse_gdb_endpoint
+
+            gdb = GdbServer(machine, parse_gdb_endpoint(settings["gdb"]))
+            stack.callback(gdb.close)
         if monitor := settings.get("monitor"):
             _open_monitor(machine, monitor, stack)
         if where := settings.get("metrics"):
