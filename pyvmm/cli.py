@@ -259,9 +259,9 @@ def _signals(machine: Machine, signals: Sequence[int], patience: float) -> Itera
             elif number == signal.SIGTERM and not asked:
                 asked = now
                 machine.power_button()
-                machine.quit_after(patience)
+                machine.quit_after(patience, by_signal=True)
             elif number != signal.SIGTERM or now - asked > SAME_SIGNAL_SECONDS:
-                machine.quit()
+                machine.quit(by_signal=True)
 
     signals = [*signals, signal.SIGWINCH]
     signal.set_wakeup_fd(sender)
