@@ -34,7 +34,7 @@ SETUP_ERROR, WRONG_USAGE = 1, 2
 QUIET = "console=ttyS0 quiet"  # for a command: what the kernel says is for our report only
 INTERRUPTED = 128 + signal.SIGINT  # as a shell tells of a program that a signal ended
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
-CONTROL: tuple[str, ...] = ()  # the options that control.py opens a front end for
+CONTROL: tuple[str, ...] = ("monitor",)  # the options that control.py opens a front end for
 POWER_OFF_SECONDS = 10  # what a guest has after SIGTERM pressed its power button
 SAME_SIGNAL_SECONDS = 0.1  # timeout(1) sends its signal to the process, then to the whole group
 
@@ -104,12 +104,15 @@ def _parser() -> Parser:
     add("--rng", action="optional", metavar="RATE", help="random numbers, RATE bytes a second")
     add("--balloon", action="optional", metavar="SIZE", help="leave the guest SIZE of its memory")
     add("--transport", choices=TRANSPORTS, help="of virtio devices [pci]")
+    add("--monitor", metavar="WHERE", help="stdio, unix:PATH or tcp:HOST:PORT: see docs/monitor.md")
     add("--config", metavar="FILE.toml", help="the same settings from a file; options win")
     add("--name", metavar="NAME", help="[pyvmm]")
     add("--timeline", action="store_true", help="print at the end when what was reached")
     add("-v", "--verbose", action="count", help="log more; twice: everything")
     add("--", action="rest", metavar="COMMAND...", help="run it in --rootfs, and give its status")
 
+    monitor = parser.command("monitor", "talk to the monitor of a running guest", _monitor)
+    monitor.add("where", metavar="WHERE", required=True, help="PATH, unix:PATH or tcp:HOST:PORT")
     parser.command("doctor", "say what this host's KVM can do and lacks", _doctor)
     inspect = parser.command("inspect", "say what a kernel image is and needs", _inspect)
     inspect.add("kernel", metavar="KERNEL", required=True)
@@ -134,12 +137,15 @@ def config_of(args: Arguments) -> MachineConfig:
     elif needless := [key for key in ("initrd", "append", "kaslr", "entry") if key in settings]:
         raise UsageError(f"Without a KERNEL there must be no {needless[0]}")
     devices = _devices_of(settings)
-    lines = (line for device in devices for line in device.lines.values())
-    silent = "stdio" in lines or settings.get(REST)
+    lines = [line for device in devices for line in device.lines.values()]
+    own = settings.get("monitor") == "stdio"  # the monitor has the terminal for itself
+    silent = own or "stdio" in lines or settings.get(REST)
     serial = settings.get("serial", ["none" if silent else "stdio"])
     settings["serial"] = (serial,) if isinstance(serial, str) else tuple(serial)
     for kind in settings["serial"]:
         check_serial(kind, SERIAL_KINDS)
+    if own and {"stdio", "stdin", "stdout"}.intersection((*lines, *settings["serial"])):
+        raise UsageError("Only one serial port, console, command or monitor can be on stdio")
     settings["devices"] = tuple(devices)
     fields = {key: settings[key] for key in MachineConfig.fields if key in settings}
     return MachineConfig(**fields | {"boot": boot})
@@ -277,6 +283,16 @@ def _signals(machine: Machine, signals: Sequence[int], patience: float) -> Itera
             signal.signal(number, signal.SIG_DFL)
         os.close(receiver)
         os.close(sender)
+
+
+def _monitor(args: Arguments) -> int:
+    from pyvmm.endpoint import parse_endpoint
+    from pyvmm.monitor.client import attend, connect
+
+    where = str(args.where)
+    if not where.startswith(("unix:", "tcp:")):
+        where = f"unix:{where}"
+    return attend(connect(parse_endpoint(where, "WHERE")))
 
 
 def _doctor(args: Arguments) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 
+from pyvmm.endpoint import parse_endpoint
 from pyvmm.machine import Machine
 from pyvmm.typed import Any
 
@@ -18,5 +19,22 @@ def controlled(machine: Machine, settings: Mapping[str, Any]) -> Iterator[None]:
 
     Raises UsageError or HostError.
     """
-    with ExitStack():
+    with ExitStack() as stack:
+        if monitor := settings.get("monitor"):
+            _open_monitor(machine, monitor, stack)
         yield
+
+
+def _open_monitor(machine: Machine, where: str, stack: ExitStack) -> None:
+    if where == "stdio":
+        from pyvmm.backends.terminal import Stdio, Unconnected
+
+        line = Stdio(machine.loop, machine.quit, machine.serve_monitor)
+        stack.callback(line.close)
+        line.switch()
+        line.attach(Unconnected())
+        machine.lines["monitor"] = line
+    else:
+        from pyvmm.monitor.server import open_server
+
+        stack.callback(open_server(machine, parse_endpoint(where, "--monitor")).close)

@@ -26,8 +26,11 @@ from pyvmm.timeline import Timeline
 from pyvmm.typed import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import socket
+
     from pyvmm.backends.buffer import Buffer
     from pyvmm.diagnosis import Report
+    from pyvmm.inspection.guest import Guest
     from pyvmm.monitor.result import Result
     from pyvmm.virtio.device import VirtioDevice
 
@@ -76,7 +79,7 @@ class Machine:
             self.lines: dict[str, Chardev] = {}  # the host's ends of serial ports and consoles
 
             def open_line(name: str, kind: str) -> Chardev:
-                line = open_chardev(kind, self.loop, self.quit)
+                line = open_chardev(kind, self.loop, self.quit, self.serve_monitor)
                 stack.callback(line.close)
                 self.lines[name] = line
                 return line
@@ -103,6 +106,7 @@ class Machine:
         self._end = self._wanted = self._error = None
         self._ending: Hold | None = None
         self._by_guest = False  # whether the guest asked for its end or reset
+        self._guest: Guest | None = None
         self._board = board
         self.timeline = Timeline()
         self.timeline.mark("ready")
@@ -343,6 +347,17 @@ class Machine:
 
         return diagnose_machine(self)
 
+    @property
+    def guest(self) -> Guest:
+        """The operating system in it: its symbols, log and tasks, found when they are asked for."""
+        _ = self.board
+        with self._lock:
+            if self._guest is None:
+                from pyvmm.inspection.guest import open_guest
+
+                self._guest = open_guest(self)
+        return self._guest
+
     def command(self, line: str) -> Result | None:
         """Run a command of the monitor, as `info registers`; what it found, if it is for that.
 
@@ -352,6 +367,19 @@ class Machine:
         from pyvmm.monitor.session import Session
 
         return Session(self).execute(line)
+
+    def serve_monitor(self, client: socket.socket, hello: str) -> Callable[[], object]:
+        """Serve the monitor on a connected socket, on a thread; the wait for its end.
+
+        `hello` says what is at the other end: a line as of pyvmm/monitor/plain.py.
+        """
+
+        def serve() -> None:
+            from pyvmm.monitor.server import serve_terminal  # which takes its time
+
+            serve_terminal(self, client, hello)
+
+        return start_thread("monitor", serve).join
 
     def mark_init(self) -> None:
         """Add to the timeline when Linux started init, as its own log in memory tells."""

@@ -23,13 +23,21 @@ from collections.abc import Callable
 from pyvmm.errors import HostError, UsageError
 from pyvmm.log import Log
 from pyvmm.loop import READ, WRITE, Loop
-from pyvmm.typed import Protocol
+from pyvmm.typed import TYPE_CHECKING, Protocol
 
 log = Log(__name__)
 
 CHUNK = select.PIPE_BUF  # what a pipe that poll(2) calls writable takes without blocking
 LAST_WAIT = 500  # ms that close() gives a reader to take something more
 KEPT_UNREAD = 64 << 10  # bytes of output kept for a reader who may come later
+
+
+if TYPE_CHECKING:
+    import socket
+
+    # Serve a monitor on this socket, and close it, on a thread, whose end what it returns waits
+    # for. The text says what is at the other end: a line as of pyvmm/monitor/plain.py.
+    ServeMonitor = Callable[[socket.socket, str], Callable[[], object]]
 
 
 class Port(Protocol):
@@ -186,6 +194,16 @@ class Stream(Chardev):
         log.warning("%s: output stops: %s", self.where, error.strerror)
         self._sink = None
 
+    @property
+    def _pending(self) -> bytearray:
+        """The output that is to be sent now."""
+        return self._output
+
+    @property
+    def _hungry(self) -> bool:
+        """Whether input is to be read. The loop's thread."""
+        return not self._input
+
     def _pump(self) -> None:
         """Do all that can be done without waiting. The loop's thread."""
         with self._lock:
@@ -195,7 +213,7 @@ class Stream(Chardev):
         if drained:
             self._port.drained()
         self._deliver()
-        if not self._input:
+        if self._hungry:
             self._read()
         with self._lock:
             self._watch()
@@ -206,7 +224,7 @@ class Stream(Chardev):
 
     def _read(self) -> None:
         source = self._source
-        if source is None or not _ready(source, select.POLLIN):
+        if source is None or not ready(source, select.POLLIN):
             return
         try:
             data = os.read(source, CHUNK)
@@ -221,30 +239,32 @@ class Stream(Chardev):
         self._deliver()
 
     def _flush(self) -> None:
-        while self._output and self._sink is not None and _ready(self._sink, select.POLLOUT):
+        pending = self._pending
+        while pending and self._sink is not None and ready(self._sink, select.POLLOUT):
             try:
-                del self._output[: os.write(self._sink, self._output[:CHUNK])]
+                del pending[: os.write(self._sink, pending[:CHUNK])]
             except BlockingIOError:
                 break
             except OSError as error:
                 self.broken(error)
         if self._sink is None and self._keep is None:
             self._output.clear()
+            pending.clear()
 
     def _flush_slowly(self, wait: int | None) -> None:
         """The last output of a guest says why it ended: wait for a reader who is behind."""
         left = -1
-        while len(self._output) != left and self._sink is not None:
-            left = len(self._output)
-            if left and _ready(self._sink, select.POLLOUT, wait):
+        while len(self._pending) != left and self._sink is not None:
+            left = len(self._pending)
+            if left and ready(self._sink, select.POLLOUT, wait):
                 self._flush()
 
     def _watch(self) -> None:
         """Watch for what is wanted: more input, or room for output."""
         wanted: dict[int, int] = {}
-        if self._source is not None and not self._input:
+        if self._source is not None and self._hungry:
             wanted[self._source] = READ
-        if self._sink is not None and self._output:
+        if self._sink is not None and self._pending:
             wanted[self._sink] = wanted.get(self._sink, 0) | WRITE
         if wanted == self._watched:
             return
@@ -301,18 +321,20 @@ class Pty(Stream):
         self.where = os.ttyname(slave)
 
 
-def _ready(fd: int, event: int, wait: int | None = 0) -> bool:
+def ready(fd: int, event: int, wait: int | None = 0) -> bool:
     """Whether, within `wait` ms or without limit, there is data, room, or an error to be told."""
     poll = select.poll()
     poll.register(fd, event)
     return bool(poll.poll(wait))
 
 
-def open_chardev(kind: str, loop: Loop, quit_requested: Callable[[], object]) -> Chardev:
+def open_chardev(
+    kind: str, loop: Loop, quit_requested: Callable[[], object], serve_monitor: ServeMonitor
+) -> Chardev:
     """Open what `kind` names; the module's docstring lists the kinds.
 
-    `quit_requested` is called on the loop's thread when the user of stdio asks for the end.
-    Raises UsageError for no kind, HostError if the host refuses.
+    `quit_requested` and `serve_monitor` are called on the loop's thread when the user of stdio asks
+    for the end, or for the monitor. Raises UsageError for no kind, HostError if the host refuses.
     """
     name, _, path = kind.partition(":")
     match name, bool(path):
@@ -329,7 +351,7 @@ def open_chardev(kind: str, loop: Loop, quit_requested: Callable[[], object]) ->
         case "stdio", False:
             from pyvmm.backends.terminal import Stdio
 
-            return Stdio(loop, quit_requested)
+            return Stdio(loop, quit_requested, serve_monitor)
         case (("stdin" | "stdout" | "stderr"), False):
             from pyvmm.backends.terminal import StandardFile
 

@@ -3,18 +3,35 @@
 from __future__ import annotations
 
 import os
+import select
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
-from pyvmm.backends.chardev import Stream
+from pyvmm.backends.chardev import LAST_WAIT, Stream, ready
 from pyvmm.loop import Loop
+from pyvmm.typed import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import socket
+
+    from pyvmm.backends.chardev import ServeMonitor
 
 ESCAPE = 0x01  # Ctrl-A
 HELP = b"""\r
+Ctrl-A c       the monitor, and back\r
 Ctrl-A x       quit\r
 Ctrl-A h       this help\r
-Ctrl-A Ctrl-A  send Ctrl-A to the guest\r
+Ctrl-A Ctrl-A  send Ctrl-A itself\r
 """
+TYPED_MAX = 64 << 10  # bytes kept that nobody takes; more stay where they come from
+ROWS, COLUMNS = 24, 80  # of a terminal that does not know its size
+
+# XTerm Control Sequences. What the monitor leaves on a screen is undone: the lines below
+# its prompt, colours, a hidden cursor, no wrapping, bracketed paste.
+FOCUS_IN, FOCUS_OUT = b"\x1b[I", b"\x1b[O"
+ERASE_BELOW = b"\x1b[J"
+LEAVE = b"\r\n\x1b[J\x1b[0m\x1b[?25h\x1b[?7h\x1b[?2004l"
+SIZE = "\x1b[48;%d;%d;0;0t"  # rows and columns; the other two are in pixels
 
 # termios(3): the fields of what tcgetattr gives.
 _IFLAG, _OFLAG, _CFLAG, _LFLAG, _CC = 0, 1, 2, 3, 6
@@ -61,55 +78,291 @@ def raw_mode(fd: int = 0) -> Iterator[None]:
 
 
 class EscapeParser:
-    """Tells the guest's input from the user's commands, which begin with Ctrl-A."""
+    """Tells what is typed from the user's commands, which begin with Ctrl-A."""
 
     def __init__(self, commands: dict[int, Callable[[], object]]) -> None:
         self._commands = commands
         self._escaped = False
 
-    def feed(self, data: bytes) -> bytes:
-        """Run the commands in `data` and return what is for the guest.
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """Yield what is typed before, between and after the commands in `data`, and run these.
 
         Ctrl-A twice is one Ctrl-A; Ctrl-A and what is no command are passed on, both.
         """
-        guest = bytearray()
+        typed = bytearray()
         for byte in data:
             if not self._escaped:
                 self._escaped = byte == ESCAPE
-                guest += b"" if self._escaped else bytes((byte,))
+                typed += b"" if self._escaped else bytes((byte,))
                 continue
             self._escaped = False
             if byte in self._commands:
+                yield bytes(typed)
+                typed.clear()
                 self._commands[byte]()
             elif byte == ESCAPE:
-                guest.append(ESCAPE)
+                typed.append(ESCAPE)
             else:
-                guest += bytes((ESCAPE, byte))
-        return bytes(guest)
+                typed += bytes((ESCAPE, byte))
+        yield bytes(typed)
 
 
 class Stdio(Stream):
-    """Standard input and output. On a terminal Ctrl-A escapes; cli.py makes it raw.
+    """Standard input and output: the guest's, and the monitor's while it is in front.
 
-    End of file on the input only ends the input.
+    On a terminal Ctrl-A escapes, and Ctrl-A c changes between the two; cli.py makes it raw. What
+    the one that is not in front writes is kept, and its writer stalled if that is much. End of file
+    on the input only ends the input.
     """
 
     where = "stdio"
 
     def __init__(
-        self, loop: Loop, quit_requested: Callable[[], object], source: int = 0, sink: int = 1
+        self,
+        loop: Loop,
+        quit_requested: Callable[[], object],
+        serve_monitor: ServeMonitor,
+        source: int = 0,
+        sink: int = 1,
     ) -> None:
         own = _reopen(sink) if os.isatty(sink) else None
         if own is None:
             super().__init__(loop, source, sink)
         else:
             super().__init__(loop, source, own, owned=(own,))
-        commands = {ord("x"): quit_requested, ord("h"): lambda: self.transmit(HELP)}
+        self._serve_monitor = serve_monitor
+        self._monitor: MonitorLine | None = None
+        self._in_front = False  # the monitor, not the guest
+        self._shown = bytearray()  # the monitor's output, as _output is the guest's
+        self._refused = False  # it has more
+        commands = {
+            ord("x"): quit_requested,
+            ord("h"): self._help,
+            ord("c"): self.switch,
+        }
         self._escapes = EscapeParser(commands) if os.isatty(source) else None
 
+    def switch(self) -> None:
+        """Bring the monitor to the front, or the guest again. The loop's thread."""
+        with self._lock:
+            self._bring(monitor=not self._in_front)
+        if self._monitor is None:
+            self._monitor = self._open_monitor()
+        elif self._escapes is not None:
+            self._monitor.transmit(FOCUS_IN if self._in_front else FOCUS_OUT)
+        self.resume()
+
     def received(self, data: bytes) -> bytes:
-        """Take out the commands of a user at a terminal."""
-        return self._escapes.feed(data) if self._escapes is not None else data
+        """Take out the commands of a user at a terminal, and what is for the monitor."""
+        guest = b""
+        for typed in [data] if self._escapes is None else self._escapes.feed(data):
+            if self._in_front and self._monitor is not None:
+                self._monitor.transmit(typed)
+            else:
+                guest += typed
+        return guest
+
+    def show(self, data: bytes) -> int:
+        """Take the monitor's output, if there is room for it. The loop's thread."""
+        with self._lock:
+            self._refused = not self._in_front or bool(self._shown)
+            if self._refused:
+                return 0
+            self._shown += data
+            self._flush()
+            self._watch()
+        return len(data)
+
+    def left(self) -> None:
+        """The monitor's user has left it. The loop's thread."""
+        self._close_monitor()
+        if self._in_front:
+            with self._lock:
+                self._bring(monitor=False)
+            if self._escapes is not None and isinstance(self._port, Unconnected):
+                self._help()  # or there would be nothing to see
+        self.resume()
+
+    def resized(self) -> None:
+        """See Chardev."""
+        super().resized()
+        if self._monitor is not None:
+            columns, rows = self.size
+            self._monitor.transmit((SIZE % (rows or ROWS, columns or COLUMNS)).encode())
+
+    def hung_up(self) -> None:
+        """See Stream."""
+        super().hung_up()
+        if self._monitor is not None:
+            self._monitor.end_input()
+
+    def flush(self) -> None:
+        """See Chardev."""
+        self._end_monitor()
+        super().flush()
+
+    def close(self) -> None:
+        """See Chardev."""
+        self._end_monitor()
+        super().close()
+
+    @property
+    def _pending(self) -> bytearray:
+        return self._shown if self._in_front else self._output
+
+    @property
+    def _hungry(self) -> bool:
+        """On a terminal also while the guest takes nothing: for the user's commands."""
+        if self._monitor is not None and self._monitor.unsent >= TYPED_MAX:
+            return False
+        return len(self._input) < (1 if self._escapes is None else TYPED_MAX)
+
+    def _pump(self) -> None:
+        super()._pump()
+        if self._monitor is not None and self._refused and self._in_front and not self._shown:
+            self._monitor.resume()
+
+    def _help(self) -> None:
+        with self._lock:
+            self._pending.extend(ERASE_BELOW + HELP if self._in_front else HELP)
+        if self._in_front and self._monitor is not None:
+            self._monitor.transmit(FOCUS_IN)  # its prompt is overwritten
+        self.resume()
+
+    def _bring(self, *, monitor: bool) -> None:
+        """Bring one of them to the front. With the lock held."""
+        if self._escapes is not None and monitor:
+            self._shown += b"\r\n"
+        elif self._escapes is not None:
+            self._output[:0] = self._shown + LEAVE
+            self._shown.clear()
+        self._in_front = monitor
+
+    def _open_monitor(self) -> MonitorLine:
+        import socket
+
+        ours, theirs = socket.socketpair()
+        monitor = MonitorLine(self._loop, ours, self)
+        columns, rows = self.size
+        hello = f"terminal {rows or ROWS} {columns or COLUMNS} {os.environ.get('TERM') or 'ansi'}"
+        self._wait_served = self._serve_monitor(
+            theirs, "prompt off" if self._escapes is None else hello
+        )
+        return monitor
+
+    def _end_monitor(self) -> None:
+        """Show the last that it says. The loop's thread, or any once the loop has stopped."""
+        if self._monitor is not None:
+            self._monitor.end_input()
+            while self._in_front and (data := self._monitor.last()):
+                with self._lock:
+                    self._shown += data
+                    self._flush_slowly(LAST_WAIT)
+            self._close_monitor()
+        if self._in_front:
+            with self._lock:
+                self._bring(monitor=False)
+
+    def _close_monitor(self) -> None:
+        monitor, self._monitor = self._monitor, None
+        if monitor is not None:
+            monitor.close()
+            self._wait_served()
+
+
+class MonitorLine(Stream):
+    """Our end of the socket to the monitor that a Stdio shows."""
+
+    def __init__(self, loop: Loop, peer: socket.socket, stdio: Stdio) -> None:
+        peer.setblocking(False)
+        super().__init__(loop, peer.fileno(), peer.fileno())
+        self._peer = peer
+        self._stdio = stdio
+        self._last = False
+        self.attach(_Shown(stdio))
+
+    def end_input(self) -> None:
+        """There is no more input; what waits is still sent."""
+        with self._lock:
+            self._last = True
+            self._flush()
+            self._shut()
+
+    def last(self) -> bytes:
+        """What it still says, waited for; nothing at its end."""
+        data = bytes(self._input)
+        self._input.clear()
+        if data or self._source is None or not ready(self._source, select.POLLIN, LAST_WAIT):
+            return data
+        with suppress(OSError):
+            data = os.read(self._source, TYPED_MAX)
+        return data
+
+    def broken(self, error: OSError) -> None:
+        """It reads no more; `hung_up` follows."""
+        self._sink = None
+
+    def hung_up(self) -> None:
+        """See Stream."""
+        super().hung_up()
+        self._stdio.left()
+
+    def close(self) -> None:
+        """See Chardev."""
+        with self._lock:
+            self._source = self._sink = None
+            self._watch()
+        self._peer.close()
+
+    def _flush(self) -> None:
+        super()._flush()
+        self._shut()
+
+    def _shut(self) -> None:
+        import socket
+
+        if self._last and not self._output and self._sink is not None:
+            self._sink = None
+            with suppress(OSError):
+                self._peer.shutdown(socket.SHUT_WR)
+
+
+class _Shown:
+    """A Stdio as the port of its MonitorLine."""
+
+    def __init__(self, stdio: Stdio) -> None:
+        self._stdio = stdio
+
+    def receive(self, data: bytes) -> int:
+        """See Port."""
+        return self._stdio.show(data)
+
+    def drained(self) -> None:
+        """See Port: more may be typed."""
+        self._stdio.resume()
+
+    def ended(self) -> None:
+        """See Port: `left` says it."""
+
+    def resized(self) -> None:
+        """See Port."""
+
+
+class Unconnected:
+    """The port of a line that the monitor has for itself; no guest takes what comes."""
+
+    def receive(self, data: bytes) -> int:
+        """See Port."""
+        return len(data)
+
+    def drained(self) -> None:
+        """See Port."""
+
+    def ended(self) -> None:
+        """See Port."""
+
+    def resized(self) -> None:
+        """See Port."""
 
 
 class StandardFile(Stream):

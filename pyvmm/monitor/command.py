@@ -57,6 +57,7 @@ class Command(Value):
     function: Callable[..., Result | None]
     arguments: Sequence[Argument]
     examples: Sequence[str]
+    shows: bool  # whether it can return something
 
     @property
     def help(self) -> str:
@@ -96,7 +97,8 @@ def command(
             required = parameter.default is parameter.empty and not repeated
             default = None if required or repeated else parameter.default
             arguments.append(Argument(parameter.name, kind, required, repeated, default))
-        return Command(name, function, tuple(arguments), tuple(examples))
+        shows = hints["return"] is not type(None)
+        return Command(name, function, tuple(arguments), tuple(examples), shows)
 
     return make
 
@@ -105,9 +107,15 @@ def parse_arguments(
     session: Session, command: Command, text: str
 ) -> tuple[list[Any], dict[str, Any]]:
     """The positional and the named arguments that `text` gives. Raises UsageError."""
+    try:
+        return _parse(session, command, text.strip())
+    except UsageError as error:
+        raise UsageError(f"{error}; usage: {command.usage}") from None
+
+
+def _parse(session: Session, command: Command, rest: str) -> tuple[list[Any], dict[str, Any]]:
     repeated: list[Any] = []
     named: dict[str, Any] = {}
-    rest = text.strip()
     for argument in command.arguments:
         if argument.kind.whole_rest and rest:
             named[argument.name], rest = argument.kind.parse(session, rest), ""
@@ -119,11 +127,11 @@ def parse_arguments(
             if word and (argument.required or argument.kind.matches(word)):
                 named[argument.name], rest = argument.kind.parse(session, word), after.lstrip()
             elif argument.required:
-                raise UsageError(f"Usage: {command.usage}")
+                raise UsageError(f"{command.name} must be given {argument.kind.metavar}")
             else:
                 named[argument.name] = argument.default
     if rest:
-        raise UsageError(f"Usage: {command.usage}")
+        raise UsageError(f"{command.name} must not be given {rest!r}")
     if repeated:  # what stands before it is positional then
         return [*named.values(), *repeated], {}
     return [], named

@@ -8,15 +8,22 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from pyvmm.errors import PyvmmError, UsageError
-from pyvmm.monitor.command import Command, parse_arguments
+from pyvmm.log import Log
+from pyvmm.monitor.command import Argument, Command, parse_arguments
 from pyvmm.monitor.result import Result
 
 if TYPE_CHECKING:
     from pyvmm.machine import Machine
 
+log = Log(__name__)
+
 
 class Interrupted(PyvmmError):
     """The user has had enough of a command."""
+
+
+class CommandFailed(PyvmmError):
+    """A mistake in a command's code, which is the cause of this error."""
 
 
 class Session:
@@ -43,9 +50,21 @@ class Session:
         Raises UsageError for what is no such, other PyvmmErrors where it fails, Interrupted.
         """
         self._interrupted.clear()
+        return self.run(line)
+
+    def run(self, line: str) -> Result | None:
+        """Run a command as a part of another, which is interrupted together with it."""
         command, text = self.find(line)
         positional, named = parse_arguments(self, command, text)
-        return command(self, *positional, **named)
+        try:
+            return command(self, *positional, **named)
+        except PyvmmError:
+            raise
+        except Exception as error:
+            log.exception("A mistake in the code of the command %s", command.name)
+            raise CommandFailed(
+                f"{command.name} failed by a mistake in its code: {error!r}"
+            ) from error
 
     def find(self, line: str) -> tuple[Command, str]:
         """The command that a line begins with, and the rest of it. Raises UsageError.
@@ -83,15 +102,19 @@ class Session:
             return 0, names
         if not text.endswith(" ") and not rest:  # still at its name
             return 0, names
-        words = rest.split(" ") if rest else [""]
-        at = len(text) - len(words[-1])
-        for position, argument in enumerate(command.arguments):
-            if argument.kind.whole_rest:
-                begin = len(text) - len(rest)
-                return begin, list(argument.kind.complete(self, rest))
-            if argument.repeated or position == len(words) - 1:
-                return at, list(argument.kind.complete(self, words[-1]))
-        return at, []
+        arguments = list(command.arguments)
+        while arguments and " " in rest and not arguments[0].kind.whole_rest:
+            word, _, after = rest.partition(" ")
+            if not word or _takes(arguments[0], word):
+                rest = after
+            if not arguments[0].repeated and word:
+                del arguments[0]
+        words: list[str] = []
+        for argument in arguments:
+            words += argument.kind.complete(self, rest)
+            if argument.required or argument.repeated:
+                break
+        return len(text) - len(rest), words
 
     def interrupt(self) -> None:
         """Have the command that runs end soon. Any thread."""
@@ -101,3 +124,8 @@ class Session:
         """Raise Interrupted if the user wants so; commands call it at least every 0.1 s."""
         if self._interrupted.is_set():
             raise Interrupted("Interrupted")
+
+
+def _takes(argument: Argument, word: str) -> bool:
+    """Whether `word` is for it, and not for one behind it."""
+    return argument.required or argument.repeated or argument.kind.matches(word)

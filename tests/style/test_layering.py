@@ -46,6 +46,7 @@ TOP = {
     "monitor",
     "doctor",
     "config",
+    "diagnosis",
     "postmortem",
     "disk_config",
     "net_config",

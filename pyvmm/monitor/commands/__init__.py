@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from types import ModuleType
 
 from pyvmm.monitor.command import Command
-from pyvmm.monitor.commands import running
+from pyvmm.monitor.commands import general, kernel, running
 
 GROUPS: Mapping[str, ModuleType] = {
+    "The monitor": general,
     "The machine": running,
+    "The guest's kernel": kernel,
 }
 TABLE: Mapping[str, Command] = {
     one.name: one

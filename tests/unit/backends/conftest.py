@@ -1,14 +1,20 @@
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import NoReturn
 
 import pytest
 
 from pyvmm.loop import Loop
 
 PATIENCE = 30.0  # seconds until a test that waits is called stuck
+
+
+def no_monitor(client: socket.socket, hello: str) -> NoReturn:
+    raise AssertionError("nobody has asked for a monitor")
 
 
 class FakePort:

@@ -15,7 +15,7 @@ from pyvmm.backends.chardev import KEPT_UNREAD, Chardev, FileOutput, Pty, Stream
 from pyvmm.backends.sockets import UnixServer
 from pyvmm.backends.terminal import Stdio
 from pyvmm.errors import HostError, UsageError
-from tests.unit.backends.conftest import Stage
+from tests.unit.backends.conftest import Stage, no_monitor
 
 
 class Pipes:
@@ -279,7 +279,7 @@ def test_a_pty_that_nobody_reads_never_stalls_the_guest(pty: Pty) -> None:
 def test_every_kind_opens_by_name(
     stage: Stage, tmp_path: Path, kind: str, made: type[Chardev]
 ) -> None:
-    device = open_chardev(kind.format(tmp_path), stage.loop, lambda: None)
+    device = open_chardev(kind.format(tmp_path), stage.loop, lambda: None, no_monitor)
     assert type(device) is made
     device.attach(stage.port)
     stage.run(device.close)
@@ -288,7 +288,7 @@ def test_every_kind_opens_by_name(
 @pytest.mark.parametrize("kind", ["", "file", "file:", "unix:", "pty:x", "stdio:0", "tcp:1"])
 def test_what_is_no_kind_is_refused(stage: Stage, kind: str) -> None:
     with pytest.raises(UsageError, match="must be stdio"):
-        open_chardev(kind, stage.loop, lambda: None)
+        open_chardev(kind, stage.loop, lambda: None, no_monitor)
 
 
 def test_none_takes_everything(stage: Stage) -> None:

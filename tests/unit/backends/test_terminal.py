@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import pytest
 
 from pyvmm.backends.terminal import EscapeParser, StandardFile, Stdio, raw_mode
-from tests.unit.backends.conftest import Stage
+from tests.unit.backends.conftest import Stage, no_monitor
 
 
 @pytest.fixture
@@ -62,14 +62,14 @@ def test_escapes(typed: bytes, guest: bytes, quits: int) -> None:
         quit_requests: list[None] = []
         parser = EscapeParser({ord("x"): lambda: quit_requests.append(None)})  # noqa: B023
         pieces = [typed[at : at + step] for at in range(0, len(typed), step)]
-        assert b"".join(parser.feed(piece) for piece in pieces) == guest
+        assert b"".join(b"".join(parser.feed(piece)) for piece in pieces) == guest
         assert len(quit_requests) == quits
 
 
 def test_stdio_at_a_terminal_escapes_and_helps(stage: Stage, tty: tuple[int, int]) -> None:
     user, program = tty
     quit_requests: list[None] = []
-    stdio = Stdio(stage.loop, lambda: quit_requests.append(None), program, program)
+    stdio = Stdio(stage.loop, lambda: quit_requests.append(None), no_monitor, program, program)
     with raw_mode(program):
         stdio.attach(stage.port)
         os.write(user, b"l\x01x")
@@ -87,7 +87,7 @@ def test_stdio_at_a_terminal_escapes_and_helps(stage: Stage, tty: tuple[int, int
 
 def test_a_terminal_that_takes_nothing_does_not_block(stage: Stage, tty: tuple[int, int]) -> None:
     user, program = tty
-    stdio = Stdio(stage.loop, lambda: None, program, program)
+    stdio = Stdio(stage.loop, lambda: None, no_monitor, program, program)
     with raw_mode(program):
         stdio.attach(stage.port)
         stdio.transmit(b"x" * 1000)  # so that the room left is no multiple of a chunk
@@ -102,7 +102,7 @@ def test_a_terminal_that_takes_nothing_does_not_block(stage: Stage, tty: tuple[i
 
 def test_stdio_on_a_pipe_passes_every_byte(stage: Stage) -> None:
     source, keyboard = os.pipe()
-    stdio = Stdio(stage.loop, lambda: None, source, source)
+    stdio = Stdio(stage.loop, lambda: None, no_monitor, source, source)
     stdio.attach(stage.port)
     os.write(keyboard, b"\x01x\x01h")
     stage.until(lambda: stage.port.received == b"\x01x\x01h")
@@ -154,7 +154,7 @@ def test_standard_output_that_nobody_reads_ends_the_machine(stage: Stage) -> Non
 def test_the_end_of_input_is_not_told_where_it_would_end_output_too(stage: Stage) -> None:
     source, keyboard = os.pipe()
     other, sink = os.pipe()
-    stdio = Stdio(stage.loop, lambda: None, source, sink)
+    stdio = Stdio(stage.loop, lambda: None, no_monitor, source, sink)
     stdio.attach(stage.port)
     os.close(keyboard)
     stage.until(lambda: stdio._source is None)
