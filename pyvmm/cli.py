@@ -34,7 +34,7 @@ SETUP_ERROR, WRONG_USAGE = 1, 2
 QUIET = "console=ttyS0 quiet"  # for a command: what the kernel says is for our report only
 INTERRUPTED = 128 + signal.SIGINT  # as a shell tells of a program that a signal ended
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
-CONTROL: tuple[str, ...] = ("monitor",)  # the options that control.py opens a front end for
+CONTROL = ("gdb", "monitor", "qmp")  # the options that control.py opens a front end for
 POWER_OFF_SECONDS = 10  # what a guest has after SIGTERM pressed its power button
 SAME_SIGNAL_SECONDS = 0.1  # timeout(1) sends its signal to the process, then to the whole group
 
@@ -107,6 +107,9 @@ def _parser() -> Parser:
     add("--monitor", metavar="WHERE", help="stdio, unix:PATH or tcp:HOST:PORT: see docs/monitor.md")
     add("--config", metavar="FILE.toml", help="the same settings from a file; options win")
     add("--name", metavar="NAME", help="[pyvmm]")
+    add("--qmp", metavar="WHERE", help="unix:PATH or tcp:HOST:PORT: see docs/qmp.md")
+    add("--gdb", metavar="[HOST:]PORT|unix:PATH", help="listen for gdb: see docs/gdb.md")
+    add("-S", action="store_true", help="begin stopped, until gdb or the monitor lets it go on")
     add("--timeline", action="store_true", help="print at the end when what was reached")
     add("-v", "--verbose", action="count", help="log more; twice: everything")
     add("--", action="rest", metavar="COMMAND...", help="run it in --rootfs, and give its status")
@@ -208,7 +211,7 @@ def _run(args: Arguments) -> int:
             _signals(machine, signals, patience),
             raw_mode() if own else nullcontext(),
         ):
-            end = machine.run()
+            end = machine.run(paused=bool(args.S))
         for line in machine.lines.values():
             if line.where in ("stdio", "stdout", "stderr") and not isinstance(end, Quit):
                 line.flush()

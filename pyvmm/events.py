@@ -11,13 +11,13 @@ class Event(Value):
 
 
 class Stopped(Event):
-    """The vCPUs stand still: `reason` says why, as `paused` or what a device said."""
+    """The vCPUs stop: `reason` says why: `paused`, what a device said, or a debugger.STOPS."""
 
     reason: str
 
 
 class Resumed(Event):
-    """They run again."""
+    """They are about to run again."""
 
 
 class Restarted(Event):

@@ -17,7 +17,7 @@ from pyvmm.config import MachineConfig
 from pyvmm.consolelog import ConsoleLog
 from pyvmm.ends import End
 from pyvmm.errors import UsageError
-from pyvmm.kvm import Vcpu
+from pyvmm.kvm import Vcpu, exits
 from pyvmm.loop import Loop, start_thread
 from pyvmm.memory import GuestMemory
 from pyvmm.runloop import end_of, run_vcpu
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     import socket
 
     from pyvmm.backends.buffer import Buffer
+    from pyvmm.debugger import Debugger
     from pyvmm.diagnosis import Report
     from pyvmm.inspection.guest import Guest
     from pyvmm.monitor.result import Result
@@ -106,6 +107,7 @@ class Machine:
         self._end = self._wanted = self._error = None
         self._ending: Hold | None = None
         self._by_guest = False  # whether the guest asked for its end or reset
+        self._debugger: Debugger | None = None
         self._guest: Guest | None = None
         self._board = board
         self.timeline = Timeline()
@@ -338,6 +340,16 @@ class Machine:
         """The last output of the serial ports, some ten KiB of it."""
         return self._console.text
 
+    @property
+    def debugger(self) -> Debugger:
+        """The debugger of the open machine, made when it is first wanted."""
+        from pyvmm.debugger import Debugger
+
+        _ = self.board
+        with self._lock:
+            self._debugger = self._debugger or Debugger(self)
+            return self._debugger
+
     def diagnose(self) -> Report:
         """Say in words why the guest died, or, if it runs, where it is; it stands still meanwhile.
 
@@ -416,11 +428,15 @@ class Machine:
         board = self.board
         vcpu.enter_thread()
         gate = self.run_state.gate
-        while gate.enter():
+        while gate.enter(vcpu.index):
             try:
-                end = end_of(vcpu.index, run_vcpu(vcpu, board.pio, board.mmio))
-                if end is not None:
-                    self._request(end)
+                debugger = self._debugger
+                if debugger is None or debugger.prepare(vcpu):
+                    exit = run_vcpu(vcpu, board.pio, board.mmio)
+                    if debugger is not None and isinstance(exit, exits.Debug):
+                        debugger.take(vcpu, exit)
+                    elif (end := end_of(vcpu.index, exit)) is not None:
+                        self._request(end)
             except BaseException as error:
                 self._fail(error)
             finally:

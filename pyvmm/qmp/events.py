@@ -6,7 +6,7 @@ Source: QEMU, qapi/run-state.json, block-core.json and machine.json.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
 from pyvmm import ends, events
 from pyvmm.ends import End
@@ -43,7 +43,7 @@ BlockIoError = TypedDict(
         "node-name": str,
         "operation": Literal["read", "write"],
         "action": Literal["report", "stop"],
-        "nospace": bool,
+        "nospace": NotRequired[bool],
         "reason": str,
     },
 )
@@ -113,16 +113,18 @@ def _end(end: End, by_guest: bool) -> list[tuple[str, Any]]:
     return [("SHUTDOWN", Shutdown(guest=True, reason="guest-shutdown"))]
 
 
-def _block_error(event: events.BlockError) -> Any:
-    """All that is not reading changes the disk."""
-    return {
+def _block_error(event: events.BlockError) -> BlockIoError:
+    """All that is not reading changes the disk; only a lack of space stops the machine."""
+    data: BlockIoError = {
         "device": event.device,
         "node-name": event.device,
         "operation": "read" if event.operation == "read" else "write",
         "action": "stop" if event.stopped else "report",
-        "nospace": event.stopped,
         "reason": event.reason,
     }
+    if event.stopped:
+        data["nospace"] = True
+    return data
 
 
 def describe(schema: Schema) -> None:

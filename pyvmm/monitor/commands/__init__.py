@@ -6,12 +6,15 @@ from collections.abc import Mapping
 from types import ModuleType
 
 from pyvmm.monitor.command import Command
-from pyvmm.monitor.commands import general, kernel, running
+from pyvmm.monitor.commands import board, cpu, general, kernel, memory, running
 
 GROUPS: Mapping[str, ModuleType] = {
     "The monitor": general,
     "The machine": running,
     "The guest's kernel": kernel,
+    "vCPUs": cpu,
+    "Memory": memory,
+    "The board": board,
 }
 TABLE: Mapping[str, Command] = {
     one.name: one

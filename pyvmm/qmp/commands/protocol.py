@@ -89,10 +89,10 @@ SchemaCommand = TypedDict(
     "SchemaCommand",
     {"meta-type": Literal["command"], "name": str, "arg-type": str, "ret-type": str},
 )
-SchemaEvent = TypedDict("SchemaEvent", {"meta-type": Literal["event"], "name": str, "arg-type": str})
-SchemaInfo = (
-    SchemaBuiltin | SchemaEnum | SchemaArray | SchemaObject | SchemaCommand | SchemaEvent
+SchemaEvent = TypedDict(
+    "SchemaEvent", {"meta-type": Literal["event"], "name": str, "arg-type": str}
 )
+SchemaInfo = SchemaBuiltin | SchemaEnum | SchemaArray | SchemaObject | SchemaCommand | SchemaEvent
 
 
 def version() -> VersionInfo:
@@ -138,4 +138,4 @@ def query_qmp_schema(client: Client) -> list[SchemaInfo]:
     for one in TABLE.values():
         one.describe(schema)
     events.describe(schema)
-    return list(schema.entries.values())  # type: ignore[arg-type]  made as they are described
+    return list(schema.entries.values())  # type: ignore[arg-type]

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Literal, TypedDict
 
 from pyvmm import ends
+from pyvmm.debugger import STOPS
 from pyvmm.errors import PyvmmError
 from pyvmm.machine import Machine
 from pyvmm.monitor.session import Session
@@ -82,7 +83,7 @@ def _status(machine: Machine) -> RunState:
         case _:
             return "shutdown"
     if machine.stopped_by:
-        return "io-error"
+        return "debug" if machine.stopped_by in STOPS else "io-error"
     return "paused" if machine.run_state.stopped else "running"
 
 
