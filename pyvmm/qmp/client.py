@@ -6,6 +6,7 @@ import socket
 from typing import TYPE_CHECKING, Any
 
 from pyvmm.errors import PyvmmError
+from pyvmm.log import Log
 from pyvmm.machine import Machine
 from pyvmm.monitor.session import Session
 from pyvmm.qmp.errors import COMMAND_NOT_FOUND, GENERIC, QmpError
@@ -14,6 +15,8 @@ from pyvmm.qmp.stream import Stream
 
 if TYPE_CHECKING:
     from pyvmm.qmp.server import Qmp
+
+log = Log(__name__)
 
 RECEIVED = 1 << 16  # bytes at a time
 NEGOTIATE = "qmp_capabilities"
@@ -74,6 +77,10 @@ class Client:
             answer = {"error": {"class": error.kind, "desc": str(error)}}
         except (PyvmmError, OSError) as error:
             answer = {"error": {"class": GENERIC, "desc": str(error)}}
+        except Exception:
+            log.exception("A mistake in the code of a QMP command")
+            text = "A mistake in the command's code, which the log has"
+            answer = {"error": {"class": GENERIC, "desc": text}}
         if isinstance(message, dict) and "id" in message:
             answer["id"] = message["id"]
         return answer

@@ -158,7 +158,7 @@ class Schema:
 
     def type_name(self, kind: Any) -> str:
         """The name of `kind`, which has an entry from now on."""
-        if kind is NoneType:
+        if kind in (None, NoneType):
             return self.object_name(EMPTY, {})
         if kind in BUILTINS:
             name, json_type, _ = BUILTINS[kind]

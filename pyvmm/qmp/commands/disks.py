@@ -42,17 +42,17 @@ BlockDeviceInfo = TypedDict(
         "write_threshold": int,
     },
 )
-BlockInfo = TypedDict(
-    "BlockInfo",
-    {
-        "device": str,
-        "qdev": str,
-        "type": Literal["unknown"],
-        "removable": bool,
-        "locked": bool,
-        "inserted": BlockDeviceInfo,
-    },
-)
+
+
+class BlockInfo(TypedDict):
+    """A disk; all its names are the device's."""
+
+    device: str
+    qdev: str
+    type: Literal["unknown"]
+    removable: bool
+    locked: bool
+    inserted: BlockDeviceInfo
 
 
 class BlockDeviceStats(TypedDict):
