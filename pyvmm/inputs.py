@@ -13,7 +13,7 @@ def serial_port(board: Board, number: int) -> Serial:
     """COM`number`. Raises UsageError if there is none."""
     count = len(board.serials)
     if not 1 <= number <= count:
-        raise UsageError(f"The machine must have a COM{number}; its serial ports are {count}")
+        raise UsageError(f"COM{number} must be one of the serial ports, of which there are {count}")
     port: Serial = board.serials[number - 1]
     return port
 

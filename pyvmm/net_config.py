@@ -56,6 +56,8 @@ class Network(Peripheral):
     pcap    a file that records what passes
     """
 
+    kind = ""  # of network, as --net names it
+
     name: str
     mac: str = ""
     queues: int = 1
@@ -117,6 +119,8 @@ class Network(Peripheral):
 class Net(Network):
     """A network that is a Python object: see pyvmm.backends.python_link.Backend."""
 
+    kind = "python"
+
     backend: object = None
 
     def open_link(self, host: Host) -> Link:
@@ -136,6 +140,8 @@ class UserNet(Network):
     subnet    its IPv4 network; 10.0.2.0/24 if not given
     hostname  the guest's, which DHCP tells it
     """
+
+    kind = "user"
 
     forward: Mapping[int | str, int] | Sequence[str] = ()
     restrict: bool = False
@@ -199,6 +205,8 @@ class TapNet(Network):
     script  a program that sets it up: called with its name
     vhost   whether the host's kernel moves the frames: auto if it can, on, or off
     """
+
+    kind = "tap"
 
     ifname: str = ""
     bridge: str = ""
@@ -282,6 +290,8 @@ class StreamNet(Network):
     reconnect  seconds between attempts to connect to a peer that is gone; 0 is to make none
     """
 
+    kind = "stream"
+
     path: str | os.PathLike[str] = ""
     server: bool = False
     reconnect: int = 1
@@ -305,6 +315,8 @@ class StreamNet(Network):
 
 class VhostUserNet(Network):
     """A network device whose frames another process moves, which listens at the socket `path`."""
+
+    kind = "vhost-user"
 
     path: str | os.PathLike[str] = ""
 

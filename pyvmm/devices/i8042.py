@@ -121,7 +121,7 @@ class I8042(Device):
         """Press keys (keyboard_spec.KEYS) one after the other, and release them all. Any thread.
 
         Raises UsageError, and presses none, for what is no key, and while the keyboard's buffer
-        (16 bytes) has no room for all or the guest has the keyboard switched off.
+        (1 KiB) has no room for all or the guest has the keyboard switched off.
         """
         from pyvmm.devices.keyboard_spec import KEYS
 

@@ -104,4 +104,4 @@ SET_2 = bytes.fromhex(
     "13193951535c5f6263646567686a6d6e"
 )
 TRANSLATION = {code: index for index, code in enumerate(SET_2) if code}
-KEYBOARD_BUFFER = 16  # bytes
+KEYBOARD_BUFFER = 1024  # bytes, ours: a keyboard has 16, but programs type faster than people

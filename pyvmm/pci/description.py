@@ -90,7 +90,7 @@ def _capabilities(config: ConfigSpace) -> tuple[Capability, ...]:
     while at:
         offsets.append(at)
         at = config.get(at + spec.CAPABILITY_NEXT, 1)
-    ends = [*offsets[1:], spec.LEGACY_SIZE]
+    ends = [*offsets[1:], spec.LEGACY_SIZE][: len(offsets)]
     return tuple(
         Capability(
             offset,

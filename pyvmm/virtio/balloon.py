@@ -75,6 +75,11 @@ class Balloon(VirtioDevice):
         self._wanted = (self.memory.size - size) // spec.PAGE
 
     @property
+    def target(self) -> int:
+        """How many bytes of its memory the guest is to be left with."""
+        return self.memory.size - self._wanted * spec.PAGE
+
+    @property
     def size(self) -> int:
         """How many bytes of its memory the guest has, as its driver says."""
         return self.memory.size - min(self._actual * spec.PAGE, self.memory.size)

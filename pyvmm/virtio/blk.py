@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 from pyvmm import fastpath
 from pyvmm.errors import HostError
 from pyvmm.events import BlockError, Event
-from pyvmm.log import Log
 from pyvmm.loop import Timer
 from pyvmm.memory import parse_size
 from pyvmm.typed import TYPE_CHECKING, Protocol
@@ -30,8 +29,6 @@ from pyvmm.virtio.virtqueue import QueueError, Ring, Virtqueue
 if TYPE_CHECKING:
     from pyvmm.virtio.native_blk import NativeBlk
     from pyvmm.virtio.statistics import BlockStatistics
-
-log = Log(__name__)
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 PROBE_SECONDS = 1.0  # between attempts to write what there was no space for
@@ -197,7 +194,12 @@ class Blk(VirtioDevice):
     @property
     def data_path(self) -> str:
         """See VirtioDevice. Any thread."""
-        return "Python" if self._native is None else "C"
+        return "Python" if self._fd is None else "C"
+
+    @property
+    def _fd(self) -> int | None:
+        """What csrc/worker.c is to serve the queues from, if it can."""
+        return self.storage.fd if fastpath.enabled() else None
 
     # ---- configuration space ----
 
@@ -237,10 +239,11 @@ class Blk(VirtioDevice):
         """See VirtioDevice. A driver that cannot flush gets a writethrough cache (§5.2.5.2)."""
         if not features & spec.F_FLUSH:
             self.writeback = False
-        if self.storage.fd is None or not fastpath.enabled():
+        fd = self._fd
+        if fd is None:
             super().activate(features, rings)
         else:
-            self._activate_native(self.storage.fd, features, rings)
+            self._activate_native(fd, features, rings)
 
     def _activate_native(self, fd: int, features: int, rings: Sequence[Ring]) -> None:
         """Have csrc/worker.c serve the queues."""
@@ -391,7 +394,7 @@ class Blk(VirtioDevice):
         now = self.worker.loop.now()
         if now >= self._quiet_until:
             self._quiet_until = now + QUIET_SECONDS
-            log.warning("%s: a request failed: %s", self.name, error.strerror or error)
+            self.log.warning("%s: a request failed: %s", self.name, error.strerror or error)
 
     def _tell_of(self, request: Request, error: OSError, *, stopped: bool) -> None:
         reason = error.strerror or str(error)

@@ -6,6 +6,7 @@ from functools import partial
 
 from pyvmm.errors import MemoryAccessError
 from pyvmm.memory import GuestMemory
+from pyvmm.typed import TYPE_CHECKING
 from pyvmm.value import Value
 from pyvmm.virtio import (
     balloon_spec,
@@ -17,6 +18,9 @@ from pyvmm.virtio import (
     vsock_spec,
 )
 from pyvmm.virtio.transport import QueueSetup, RegisterTransport
+
+if TYPE_CHECKING:
+    from types import ModuleType
 
 SPECS = {
     virtio_spec.ID_NET: net_spec,
@@ -65,7 +69,7 @@ def kind_of(device_id: int) -> str:
     return names_of(virtio_spec, "ID_").get(device_id, f"device {device_id}")
 
 
-def names_of(spec: object, prefix: str) -> dict[int, str]:
+def names_of(spec: ModuleType, prefix: str) -> dict[int, str]:
     """The names in a module of facts that begin with `prefix`, in lower case, by their values."""
     return {
         value: name.removeprefix(prefix).lower()
@@ -83,7 +87,7 @@ def describe(transport: RegisterTransport) -> Description:
 
 def _describe(transport: RegisterTransport) -> Description:
     device = transport.device
-    features = names_of(virtio_spec, "F_") | names_of(SPECS.get(device.ID), "F_")
+    features = names_of(virtio_spec, "F_") | names_of(SPECS.get(device.ID, virtio_spec), "F_")
     accepted = transport.accepted_features
     packed = bool(accepted & virtio_spec.F_RING_PACKED)
     seen = device.positions()

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from pyvmm.events import Event, LinkChanged
-from pyvmm.log import Log
 from pyvmm.loop import Loop
 from pyvmm.memory import GuestMemory
 from pyvmm.typed import Protocol
@@ -22,8 +21,6 @@ from pyvmm.virtio.net_control import Control
 from pyvmm.virtio.net_frame import OVERHEAD, BadFrame, Buffer, check, consistent, flow
 from pyvmm.virtio.statistics import NetStatistics
 from pyvmm.virtio.virtqueue import QueueError, Ring, Virtqueue
-
-log = Log(__name__)
 
 QUIET_SECONDS = 10.0  # between two log lines about frames that could not be sent
 
@@ -133,7 +130,7 @@ class Net(VirtioDevice):
     def set_link(self, up: bool) -> None:
         """Plug the cable in, or pull it. Any thread."""
         self._plugged = up
-        self.worker.loop.call_soon(self._changed)
+        self.worker.call(self._changed)
 
     def _changed(self) -> None:
         self.control.set_link(self._plugged and self.link.up)
@@ -342,4 +339,4 @@ class Net(VirtioDevice):
         now = self.worker.loop.now()
         if now >= self._quiet_until:
             self._quiet_until = now + QUIET_SECONDS
-            log.warning("%s: a frame was not sent: %s", self.name, error.strerror or error)
+            self.log.warning("%s: a frame was not sent: %s", self.name, error.strerror or error)

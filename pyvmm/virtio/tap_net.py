@@ -14,7 +14,6 @@ from functools import partial
 from pyvmm import fastpath
 from pyvmm.errors import HostError
 from pyvmm.events import Event
-from pyvmm.log import Log
 from pyvmm.typed import Protocol
 from pyvmm.virtio import net_spec as spec
 from pyvmm.virtio import virtio_spec
@@ -24,8 +23,6 @@ from pyvmm.virtio.net import Link, Net
 from pyvmm.virtio.statistics import NetStatistics
 from pyvmm.virtio.vhost import Vhost
 from pyvmm.virtio.virtqueue import Virtqueue
-
-log = Log(__name__)
 
 # Of what is negotiated, what concerns those who serve the queues.
 QUEUE_FEATURES = (
@@ -192,7 +189,7 @@ class TapNet(Net):
             else:
                 self._mover.stop()
         except HostError as error:
-            log.warning("%s: %s", self.name, error)
+            self.log.warning("%s: %s", self.name, error)
             self.transport.needs_reset()
 
     # ---- what the host and the driver ask for meanwhile ----

@@ -57,7 +57,7 @@ class VhostUserNet(VhostUserDevice):
     def set_link(self, up: bool) -> None:
         """Plug the cable in, or pull it. Any thread."""
         self._plugged = up
-        self.worker.loop.call_soon(self._changed)
+        self.worker.call(self._changed)
 
     def _changed(self) -> None:
         """Tell the driver and the back end whether there is a link."""

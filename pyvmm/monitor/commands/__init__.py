@@ -6,7 +6,19 @@ from collections.abc import Mapping
 from types import ModuleType
 
 from pyvmm.monitor.command import Command
-from pyvmm.monitor.commands import board, cpu, general, kernel, memory, running
+from pyvmm.monitor.commands import (
+    board,
+    cpu,
+    devices,
+    disks,
+    general,
+    kernel,
+    keys,
+    logs,
+    memory,
+    networks,
+    running,
+)
 
 GROUPS: Mapping[str, ModuleType] = {
     "The monitor": general,
@@ -15,6 +27,11 @@ GROUPS: Mapping[str, ModuleType] = {
     "vCPUs": cpu,
     "Memory": memory,
     "The board": board,
+    "Devices": devices,
+    "Disks": disks,
+    "Networks": networks,
+    "Keys and interrupts": keys,
+    "Logs": logs,
 }
 TABLE: Mapping[str, Command] = {
     one.name: one
