@@ -24,13 +24,17 @@ def controlled(machine: Machine, settings: Mapping[str, Any]) -> Iterator[None]:
             from pyvmm.tracing.options import open_traces
 
             open_traces(machine.tracer, traces, stack)
+        if monitor := settings.get("monitor"):
+            _open_monitor(machine, monitor, stack)
+        if qmp := settings.get("qmp"):
+            from pyvmm.qmp.server import Qmp
+
+            stack.callback(Qmp(machine, parse_endpoint(qmp, "--qmp")).close)
         if "gdb" in settings:
             from pyvmm.gdb.server import GdbServer, parse_gdb_endpoint
 
             gdb = GdbServer(machine, parse_gdb_endpoint(settings["gdb"]))
             stack.callback(gdb.close)
-        if monitor := settings.get("monitor"):
-            _open_monitor(machine, monitor, stack)
         if where := settings.get("metrics"):
             from pyvmm.metrics.prometheus import Metrics
 

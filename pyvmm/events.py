@@ -31,9 +31,10 @@ class PowerButton(Event):
 
 
 class Ended(Event):
-    """The guest's run has ended."""
+    """The guest's run has ended; `by_guest` unless the host asked for it."""
 
     end: End
+    by_guest: bool
 
 
 class BlockError(Event):

@@ -108,6 +108,7 @@ class Machine:
             self._stack = stack.pop_all()
         self._end = self._wanted = self._error = None
         self._ending: Hold | None = None
+        self._by_guest = False  # whether the guest asked for its end or reset
         self._debugger: Debugger | None = None
         self._guest: Guest | None = None
         self._board = board
@@ -263,10 +264,10 @@ class Machine:
         _ = self.board
         self._request(ends.Reset(), by_guest=False)
 
-    def quit(self) -> None:
-        """End the guest at once, without waiting for it."""
+    def quit(self, *, by_signal: bool = False) -> None:
+        """End the guest at once, without waiting for it; `by_signal` if a signal asked for it."""
         if self.state in ("running", "paused"):
-            self._request(ends.Quit())
+            self._request(ends.Quit(by_signal), by_guest=False)
 
     def listen(self, listener: Callable[[events.Event], object]) -> Callable[[], None]:
         """Have `listener` told of every event until what this returns is called.
@@ -322,10 +323,10 @@ class Machine:
                 return line
         raise UsageError("No serial port of this machine is a `buffer`")
 
-    def quit_after(self, seconds: float) -> None:
-        """End the guest at once in `seconds`, unless it has ended by then."""
+    def quit_after(self, seconds: float, *, by_signal: bool = False) -> None:
+        """End the guest at once in `seconds`, unless it has ended by then. See `quit`."""
         _ = self.board
-        self.loop.call_at(self.loop.now() + seconds, self.quit)
+        self.loop.call_at(self.loop.now() + seconds, lambda: self.quit(by_signal=by_signal))
 
     def exit_counts(self) -> list[dict[str, int]]:
         """For each vCPU, its exits by kind; also while it runs."""
@@ -519,7 +520,7 @@ class Machine:
         with self._lock:
             self._end = end
             self._lock.notify_all()
-        self._tell(events.Ended(end))
+        self._tell(events.Ended(end, self._by_guest))
         self._end_output()
 
     def _fail(self, error: BaseException) -> None:

@@ -57,6 +57,11 @@ class RunState:
         return self.gate.opened
 
     @property
+    def stopped(self) -> bool:
+        """Whether they have been stopped until they are resumed, and not just to be looked at."""
+        return bool(self._stops)
+
+    @property
     def stopped_by(self) -> str | None:
         """Why a device or the debugger has stopped them, if one has."""
         return next((stop.why for stop in self._stops if stop.why != PAUSED), None)

@@ -1,6 +1,7 @@
 """A virtual CPU: running it, and its state."""
 
 import errno
+import threading
 from collections.abc import Mapping, Sequence
 
 from pyvmm.errors import KvmError
@@ -73,6 +74,7 @@ class Vcpu(Handle):
     def __init__(self, fd: int, index: int, mmap_size: int) -> None:
         super().__init__(fd)
         self.index = index
+        self.thread_id = 0  # the host's, of the thread that runs it; 0 before there is one
         self.native = ffi.new("struct pv_vcpu *", {"fd": fd, "index": index, "run_size": mmap_size})
         self._rings: set[Any] = set()  # all that it was ever given
         error = lib.pv_vcpu_open(self.native)
@@ -96,6 +98,7 @@ class Vcpu(Handle):
         error = lib.pv_vcpu_enter(self.native)
         if error:
             raise KvmError("pthread_sigmask", -error, f"vCPU {self.index}")
+        self.thread_id = threading.get_native_id()
 
     def leave_thread(self) -> None:
         """Take enter_thread back, before the thread ends."""

@@ -36,6 +36,7 @@ COMMAND = 0x04  # 16, RW
 STATUS = 0x06  # 16, some bits W1C
 REVISION = 0x08  # 8
 CLASS = 0x09  # 24: interface, subclass, base class
+CLASS_INTERFACE_BITS = 8  # of those 24
 HEADER_TYPE = 0x0E  # 8
 BAR0 = 0x10  # 6 × 32, RW above the size
 BARS = 6

@@ -25,11 +25,11 @@ from pyvmm.monitor.commands import (
 GROUPS: Mapping[str, ModuleType] = {
     "The monitor": general,
     "The machine": running,
+    "The guest's kernel": kernel,
     "vCPUs": cpu,
     "Memory": memory,
     "The debugger": debug,
     "The board": board,
-    "The guest's kernel": kernel,
     "Devices": devices,
     "Disks": disks,
     "Networks": networks,
