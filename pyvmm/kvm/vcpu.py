@@ -27,6 +27,17 @@ class LastExit(Value):
     rip: int
 
 
+class Place(Value):
+    """How often the guest accessed an address in one way: a kind of EXIT_KINDS.
+
+    `address` is None for all those that had no room in the table of 256 addresses.
+    """
+
+    kind: str
+    address: int | None
+    count: int
+
+
 class _State:
     """A piece of state with a KVM_GET_ and a KVM_SET_ ioctl, as an attribute."""
 
@@ -157,6 +168,21 @@ class Vcpu(Handle):
             for at in range(max(0, count - lib.PV_TRACE), count)
         )
         return [LastExit(EXIT_KINDS[e.kind], e.address, e.size, e.rip) for e in entries]
+
+    def places(self) -> list[Place]:
+        """The addresses that the guest accessed, the most frequent first. Any thread."""
+        native = self.native
+        found = [
+            Place(EXIT_KINDS[one.kind], one.address, one.count)
+            for one in native.places
+            if one.count
+        ]
+        found += [
+            Place(EXIT_KINDS[kind], None, count)
+            for kind, count in enumerate(native.elsewhere)
+            if count
+        ]
+        return sorted(found, key=lambda place: -place.count)
 
     # ---- state ----
 

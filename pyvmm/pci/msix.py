@@ -50,6 +50,11 @@ class Msix:
         return bool(self._control & spec.MSIX_CONTROL_ENABLE)
 
     @property
+    def messages(self) -> list[tuple[int, int] | None]:
+        """Each vector's address and data as KVM was last told them, None for one never used."""
+        return list(self._sent)
+
+    @property
     def _control(self) -> int:
         return self._function.config.get(self._at + spec.MSIX_CONTROL, 2)
 

@@ -8,7 +8,7 @@ others are answered from what is published.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import pairwise
 
@@ -39,6 +39,11 @@ class PciRoot(Device):
         self._functions: dict[int, Function] = {}  # by place
         self._publishing = threading.Lock()
         self._ports = ConfigPorts(self, reset_machine)
+
+    @property
+    def functions(self) -> Mapping[int, Function]:
+        """All functions by place."""
+        return self._functions
 
     def add(self, device: int, function: Function, number: int = 0) -> None:
         """Put `function` on the bus as `device`.`number`, before `claim`.

@@ -6,11 +6,14 @@ from collections.abc import Mapping
 from types import ModuleType
 
 from pyvmm.monitor.command import Command
-from pyvmm.monitor.commands import general, kernel, running
+from pyvmm.monitor.commands import board, cpu, general, kernel, memory, running
 
 GROUPS: Mapping[str, ModuleType] = {
     "The monitor": general,
     "The machine": running,
+    "vCPUs": cpu,
+    "Memory": memory,
+    "The board": board,
     "The guest's kernel": kernel,
 }
 TABLE: Mapping[str, Command] = {
