@@ -7,6 +7,7 @@ docs/tracing.md has the fields.
 
 from __future__ import annotations
 
+import os
 import struct
 import time
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from pyvmm.log import Log
 from pyvmm.native import lib
 from pyvmm.tracing.event import RECORD, Event, decode
 from pyvmm.tracing.points import LOST
+from pyvmm.tracing.sinks import create
 
 log = Log(__name__)
 
@@ -32,11 +34,8 @@ class Recording:
         """Begin a new file. Raises HostError."""
         self.path = path
         self.count = self.lost = 0
-        try:
-            self._file = open(path, "wb")  # noqa: SIM115  it stays open
-            self._file.write(HEADER.pack(MAGIC, RECORD.size))
-        except OSError as error:
-            raise HostError(f"{path} cannot be written: {error.strerror}") from error
+        self._file = os.fdopen(create(path), "wb")
+        self._file.write(HEADER.pack(MAGIC, RECORD.size))
 
     def write(self, records: bytes, lost: int) -> None:
         """Add a vCPU's records, after which it lost some. What cannot be written is lost too."""

@@ -137,11 +137,20 @@ def open_sink(path: str, format: str, origin: int) -> Sink:
         raise UsageError(f"A trace's format must be {' or '.join(FORMATS)}, not {format!r}")
     # On a terminal of ours, a new line is no more than that (backends/terminal.py).
     newline = "\r\n" if not path and os.isatty(2) else None
+    descriptor = create(path) if path else os.dup(2)
+    file = os.fdopen(descriptor, "w", encoding="utf-8", newline=newline)
+    return Json(file, origin) if format == "json" else Text(file, origin)
+
+
+def create(path: str) -> int:
+    """A descriptor of a new file, or of a pipe that somebody reads. Raises HostError."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
     try:
-        file = open(path or os.dup(2), "w", encoding="utf-8", newline=newline)  # noqa: SIM115  it stays open
+        descriptor = os.open(path, flags | os.O_NONBLOCK, 0o666)
     except OSError as error:
         raise HostError(f"{path} cannot be written: {error.strerror}") from error
-    return Json(file, origin) if format == "json" else Text(file, origin)
+    os.set_blocking(descriptor, True)
+    return descriptor
 
 
 def format_of(path: str) -> str:

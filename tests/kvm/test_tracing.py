@@ -14,6 +14,7 @@ from pyvmm import Linux, Machine
 from pyvmm.disk_config import Disk
 from pyvmm.ends import DebugExit
 from pyvmm.errors import UsageError
+from pyvmm.monitor.session import Session
 from pyvmm.native import ffi
 from pyvmm.tracing.event import Event
 from pyvmm.tracing.points import Selection
@@ -169,6 +170,11 @@ def test_the_commands_of_the_monitor(tmp_path: Path) -> None:
             vm.command("trace on")
         with pytest.raises(UsageError, match="Nothing is being recorded"):
             vm.command("record stop")
+        assert Session(vm).complete("trace on req") == (
+            9,
+            ["request.*", "request.block", "request.net", "request.other"],
+        )
+        assert Session(vm).complete("trace on exit.*@v") == (9, ["exit.*@vcpu0"])
         vm.command("trace on machine.* exit.mmio@vcpu0")
         vm.command(f"trace to {file}")
         listed = vm.command("trace")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from pyvmm.errors import HostError, UsageError
 from pyvmm.native import lib
@@ -69,6 +71,16 @@ def test_a_damaged_file_is_refused(path: Path, point: int, kind: int) -> None:
     path.write_bytes(HEADER.pack(b"pyvmm exits1", 48) + record(1, 0, point, kind))
     with pytest.raises(UsageError, match="is damaged"):
         list(read(str(path)))
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.binary(max_size=300))
+def test_any_bytes_are_exits_or_are_refused(path: Path, data: bytes) -> None:
+    path.write_bytes(HEADER.pack(b"pyvmm exits1", 48) + data)
+    try:
+        assert len(list(lines(str(path)))) == len(data) // 48
+    except UsageError as error:
+        assert "is damaged" in str(error)  # noqa: PT017
 
 
 def test_a_missing_file_is_told(path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,12 @@ def test_the_tail_keeps_the_last_events_and_no_more() -> None:
 def test_a_file_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     with pytest.raises(HostError, match=r"/no/trace cannot be written: No such file"):
         open_sink(f"{tmp_path}/no/trace", "text", ORIGIN)
+
+
+def test_a_pipe_that_nobody_reads_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(HostError, match="/pipe cannot be written: No such device"):
+        open_sink(str(tmp_path / "pipe"), "text", ORIGIN)
 
 
 def test_an_unknown_format_is_refused(tmp_path: Path) -> None:
