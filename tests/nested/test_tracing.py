@@ -42,3 +42,26 @@ def test_every_request_of_a_boot_begins_and_ends(nested_host: NestedHost) -> Non
     assert written >= BLOCKS * BLOCK
     assert flushed
     assert {"request.other", "machine.ended"} <= {event["name"] for event in events}
+
+
+def test_top_counts_what_linux_does(nested_host: NestedHost) -> None:
+    nested_host.run(["truncate", "--size", "16M", IMAGE])
+    monitor = "unix:/tmp/monitor.sock"
+    guest = boot(
+        nested_host, "vmlinuz-cloud", *VIRTIO_DRIVERS, "--disk", IMAGE, "--monitor", monitor
+    )
+    again = "while :; do echo 3 >/proc/sys/vm/drop_caches; dd if=/dev/vda of=/dev/null bs=64k; done"
+    told(guest, f"({again}) >/dev/null 2>&1 & true")
+    status, output = nested_host.run(
+        ["sh", "-c", f"echo top 3 | python3 -m pyvmm monitor {monitor}"], timeout=60
+    )
+    nested_host.run(["rm", IMAGE])
+    assert status == 0, output
+    rows = {line.split()[0]: line.split()[1:] for line in output.splitlines() if line.split()}
+    exits, _, injected, *_ = map(int, rows["0"])
+    reads, _, _, _, _, signalled = map(int, rows["vda"])
+    assert exits > 0
+    assert injected > 0
+    assert reads > 0
+    assert signalled > 0
+    assert power_off(guest) == 0
