@@ -76,7 +76,7 @@ class Vcpu(Handle):
         self.index = index
         self.thread_id = 0  # the host's, of the thread that runs it; 0 before there is one
         self.native = ffi.new("struct pv_vcpu *", {"fd": fd, "index": index, "run_size": mmap_size})
-        self._rings: set[Any] = set()  # all that it was ever given
+        self._rings: set[Any] = set()  # all that it was ever given: the thread may be using one
         error = lib.pv_vcpu_open(self.native)
         if error:
             super().close()
@@ -165,12 +165,10 @@ class Vcpu(Handle):
         return dict(zip(EXIT_KINDS, self.native.answered, strict=True))
 
     def trace(self, ring: Any) -> None:
-        """Have its exits put into a struct pv_tracer, which stays its own; None ends it.
-
-        Any thread.
-        """
+        """Have its exits put into a struct pv_tracer; None ends that. Any thread."""
+        if ring is not None:
+            self._rings.add(ring)
         self.native.tracer = ring if ring is not None else ffi.NULL
-        self._rings.add(ring)  # the thread may be using the last one
 
     def last_exits(self) -> list[LastExit]:
         """The last accesses and other exits, oldest first."""

@@ -42,7 +42,7 @@ class Rates:
     def tables(self) -> Result:
         """What there was in a second, on the average since the last call, or the making."""
         now, when = self._sample(), time.monotonic()
-        seconds = max(when - self.since, 1e-3)
+        seconds = when - self.since
         # A device that is being reset counts less for a moment.
         self._rates = {
             key: max(value - self._before.get(key, 0), 0) / seconds for key, value in now.items()
