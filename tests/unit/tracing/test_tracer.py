@@ -18,14 +18,18 @@ from pyvmm.tracing.event import BEGIN, END
 from pyvmm.tracing.points import LOST, Selection
 from pyvmm.tracing.tracer import Tracer
 from pyvmm.virtio import blk_spec as spec
+from pyvmm.virtio import net_spec
 from pyvmm.virtio.blk import Blk
 from pyvmm.virtio.device import VirtioDevice
 from pyvmm.virtio.rng import Rng
+from pyvmm.virtio.tap_net import TapNet
 from tests.fakes.driver import Guest
+from tests.fakes.tap import SocketTap
 from tests.fakes.trace import Kept
 from tests.unit.tracing.conftest import Machine
 
 SECTORS = 64
+MAC = bytes.fromhex("525400000001")
 
 Begin = Callable[[VirtioDevice], Guest]
 
@@ -149,6 +153,31 @@ def test_a_disk_tells_of_kicks_and_interrupts(tracer: Tracer, begin: Begin, disk
     assert [e.point for e in kept.events].count("queue.interrupt") == disk.interrupts > 0
     assert any(event.point == "queue.kick" for event in kept.events)  # or it looked by itself
     assert all(event.fields == {"queue": 0} for event in kept.events)
+
+
+@pytest.mark.parametrize("no_fastpath", ["0", "1"], ids=["C", "Python"])
+def test_a_network_tells_of_every_frame_whoever_moves_it(
+    tracer: Tracer, begin: Begin, monkeypatch: pytest.MonkeyPatch, no_fastpath: str
+) -> None:
+    monkeypatch.setenv("PYVMM_NO_FASTPATH", no_fastpath)
+    tap = SocketTap()
+    guest, kept = begin(TapNet("eth0", tap, MAC)), Kept()
+    guest.start()
+    tracer.add(Selection("request.net"), kept)
+    receive, transmit = guest.queues[0], guest.queues[1]
+    frame = MAC + MAC + bytes(48)
+    with tap.wires[0] as wire:
+        transmit.request([bytes(net_spec.HEADER.size) + frame])
+        receive.add([], [2048])
+        receive.kick()
+        wire.send(bytes(net_spec.HEADER.size) + frame + bytes(40))
+        receive.wait()
+    guest.device.worker.call(lambda: None)  # Python tells of a frame once the driver has it
+    tracer.flush()
+    assert [event.fields for event in kept.events] == [
+        {"queue": 1, "bytes": 60},
+        {"queue": 0, "bytes": 100},
+    ]
 
 
 def test_events_of_the_machine_are_told_with_their_fields(tracer: Tracer, machine: Machine) -> None:
