@@ -76,16 +76,19 @@ class Rates:
         ]
 
     def _vcpus(self) -> Table:
-        columns = ("vCPU", "exits/s", "by Python/s", "interrupts/s", "guest %", "host %")
+        columns = (
+            *("vCPU", "exits/s", "to pyvmm/s", "by Python/s", "interrupts/s"),
+            *("guest %", "host %"),
+        )
         rows = []
         for cpu in self._sources("exits"):
-            exits, answered = self._sum("exits", cpu), self._sum("exits_answered", cpu)
+            ours, answered = self._sum("exits", cpu), self._sum("exits_answered", cpu)
+            kvm = [self._one(f"kvm_{name}", cpu) for name in ("exits", "irq_injections")]
             percent = [
                 round(100 * sum(self._rates.get(("vcpu_seconds", cpu, mode), 0) for mode in modes))
                 for modes in (("guest",), ("user", "system"))
             ]
-            injected = self._one("kvm_irq_injections", cpu)
-            rows.append((cpu, exits, max(exits - answered, 0), injected, *percent))
+            rows.append((cpu, kvm[0], ours, max(ours - answered, 0), kvm[1], *percent))
         return Table(columns, rows)
 
     def _disks(self) -> Table:

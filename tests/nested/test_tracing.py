@@ -58,7 +58,7 @@ def test_top_counts_what_linux_does(nested_host: NestedHost) -> None:
     nested_host.run(["rm", IMAGE])
     assert status == 0, output
     rows = {line.split()[0]: line.split()[1:] for line in output.splitlines() if line.split()}
-    exits, _, injected, *_ = map(int, rows["0"])
+    exits, _, _, injected, *_ = map(int, rows["0"])
     reads, _, _, _, _, signalled = map(int, rows["vda"])
     assert exits > 0
     assert injected > 0

@@ -111,8 +111,9 @@ def record_stop(session: Session) -> Result:
 def top(session: Session, seconds: Annotated[int, Number("SECONDS")] = 1) -> Result:
     """Show what happens in a second, live: exits, interrupts, requests and frames.
 
-    Interrupts of a vCPU are those that KVM has injected, of devices those that they have signalled.
-    What a kernel thread or another process serves (vhost) is not counted.
+    KVM counts all exits of a vCPU and the interrupts that it gets (since Linux 5.14); pyvmm counts
+    the exits that KVM leaves to it, and those that Python answers. Interrupts of a device are those
+    that it has signalled. What a kernel thread or another process serves (vhost) is not counted.
     """
     if seconds < 1:
         raise UsageError(f"SECONDS must be at least 1, not {seconds}")

@@ -22,6 +22,7 @@ def families(factor: int) -> list[Family]:
         Family("exits", "", True, [(labels, n * factor) for labels, n in exits]),
         Family("exits_answered", "", True, [(exits[0][0], 30.0 * factor)]),
         Family("vcpu_seconds", "", True, [({"vcpu": "0", "mode": "guest"}, 1.0 * factor)]),
+        Family("kvm_exits", "", True, [({"vcpu": "0"}, 100.0 * factor)]),
         Family("kvm_irq_injections", "", True, [({"vcpu": "0"}, 8.0 * factor)]),
         of_device("read_operations", "vda", 10),
         of_device("read_bytes", "vda", 10 * 4096),
@@ -55,7 +56,8 @@ def test_a_vcpu_has_its_exits_and_what_kvm_has_injected(
     assert tables["vCPUs"] == [
         {
             "vCPU": "0",
-            "exits/s": 30,
+            "exits/s": 50,
+            "to pyvmm/s": 30,
             "by Python/s": 15,
             "interrupts/s": 4,
             "guest %": 50,
