@@ -77,7 +77,7 @@ class Rates:
 
     def _vcpus(self) -> Table:
         columns = (
-            *("vCPU", "exits/s", "to pyvmm/s", "by Python/s", "interrupts/s"),
+            *("vCPU", "exits/s", "to user space/s", "to Python/s", "interrupts/s"),
             *("guest %", "host %"),
         )
         rows = []

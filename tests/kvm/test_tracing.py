@@ -199,7 +199,7 @@ def test_top_counts_the_exits_of_a_vcpu() -> None:
         assert top is not None
         rows = top.data["vCPUs"]
     assert [row["vCPU"] for row in rows] == ["0", "1"]
-    assert all(row["to pyvmm/s"] >= 0 for row in rows)
+    assert all(row["to user space/s"] >= 0 for row in rows)
 
 
 def test_a_machine_that_is_closed_has_ended_its_traces(tmp_path: Path) -> None:

@@ -57,8 +57,8 @@ def test_a_vcpu_has_its_exits_and_what_kvm_has_injected(
         {
             "vCPU": "0",
             "exits/s": 50,
-            "to pyvmm/s": 30,
-            "by Python/s": 15,
+            "to user space/s": 30,
+            "to Python/s": 15,
             "interrupts/s": 4,
             "guest %": 50,
             "host %": 0,
