@@ -457,19 +457,22 @@ def test_a_disk_shrinks_while_it_is_used(make: MakeRig) -> None:
     assert rig.path.stat().st_size == SIZE // 2
 
 
-def test_nothing_is_in_flight_while_a_snapshot_is_committed(
+def test_requests_wait_while_a_snapshot_is_committed(
     make: MakeRig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rig = make()
     queue = rig.start()
-    assert write(queue, 0, b"x" * spec.SECTOR) == spec.S_OK
-    seen: list[int] = []
-    monkeypatch.setattr(
-        rig.storage, "commit", lambda: seen.append(rig.blk.statistics().in_flight), raising=False
-    )
+    served: list[int] = []
+
+    def commit() -> None:
+        queue.add([header(spec.T_OUT, 0), bytes(spec.SECTOR)], [1])
+        queue.kick()
+        served.extend(rig.blk.statistics().write.operations for _ in range(5000))
+
+    monkeypatch.setattr(rig.storage, "commit", commit)
     rig.blk.commit()
-    assert seen == [0]
-    assert write(queue, 0, b"y" * spec.SECTOR) == spec.S_OK
+    assert set(served) == {0}
+    assert queue.wait()[0].data == bytes([spec.S_OK])
 
 
 def test_the_threads_are_named_and_take_no_signals(make: MakeRig) -> None:
