@@ -16,12 +16,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pyvmm.backends.disk import open_image
+from pyvmm.events import BlockError, Event
 from pyvmm.layout import MIB
 from pyvmm.native import ffi, lib
 from pyvmm.virtio import blk as blk_module
 from pyvmm.virtio import blk_spec as spec
 from pyvmm.virtio import virtio_spec
 from pyvmm.virtio.blk import Blk
+from pyvmm.virtio.chain import Chain
+from pyvmm.virtio.virtqueue import Virtqueue
 from tests.fakes.driver import PACKED, PATIENCE, SPLIT, Driver, Guest
 
 SECTORS = 128
@@ -326,6 +329,25 @@ def test_a_failed_flush_is_an_error_and_is_not_tried_again(make: MakeRig) -> Non
     rig.replace_file("/dev/null", os.O_RDWR)  # fdatasync gives EINVAL
     assert flush(queue) == spec.S_IOERR
     assert not tried
+
+
+@pytest.mark.parametrize("kind", [spec.T_FLUSH, spec.T_GET_ID, 77])
+def test_a_failed_flush_is_told_as_one_whatever_the_guest_writes_over_it(
+    make: MakeRig, monkeypatch: pytest.MonkeyPatch, kind: int
+) -> None:
+    told: list[Event] = []
+    rig = make(tell=told.append)
+    queue = rig.start()
+    answer = rig.blk.answer
+
+    def change_then_answer(queue: Virtqueue, chain: Chain, failed: OSError | None) -> None:
+        chain.readable[0][:] = header(kind)
+        answer(queue, chain, failed)
+
+    monkeypatch.setattr(rig.blk, "answer", change_then_answer)
+    rig.replace_file("/dev/null", os.O_RDWR)  # fdatasync gives EINVAL
+    assert flush(queue) == spec.S_IOERR
+    assert told == [BlockError("vda", "flush", "Invalid argument", False)]
 
 
 # ---- what FLUSH and the cache mode promise ----
