@@ -220,7 +220,8 @@ def test_the_machine_has_gone_once_stop_returns() -> None:
     with guest() as run:
         assert found(run).stop(0) == "Quit"
         assert running() == []
-        os.waitid(os.P_PID, run.process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        ended = os.WEXITED | os.WNOHANG | os.WNOWAIT
+        assert os.waitid(os.P_PID, run.process.pid, ended) is not None
         with pytest.raises(HostError, match="has ended"):
             RunningMachine("web", run.process.pid, 0.0, None, 0, 1, {}).connect("stat")
 
