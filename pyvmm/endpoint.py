@@ -21,6 +21,7 @@ log = Log(__name__)
 
 LOOPBACK = "127.0.0.1"
 CLIENTS_MAX = 16  # of one server at a time
+LAST_WORDS = 0.5  # seconds that all clients have for what they are still told
 PORTS = range(1, 1 << 16)
 
 
@@ -75,7 +76,10 @@ class Server:
         loop.watch(self._listener.fileno(), self._accept)
 
     def close(self) -> None:
-        """Let all clients go and wait for their threads. Not on the thread of one."""
+        """Let all clients go, with a moment for last words, and wait for their threads.
+
+        Not on the thread of one.
+        """
         self._loop.unwatch(self._listener.fileno())
         if self._endpoint.path:
             stop_listening(self._listener, self._endpoint.path, self._inode)
@@ -83,9 +87,11 @@ class Server:
             self._listener.close()
         clients = dict(self._clients)
         for client in clients:
-            with suppress(OSError):
-                client.shutdown(socket.SHUT_RDWR)
-        for thread in clients.values():
+            _shut(client, socket.SHUT_RD)
+        deadline = self._loop.now() + LAST_WORDS
+        for client, thread in clients.items():
+            thread.join(max(deadline - self._loop.now(), 0))
+            _shut(client, socket.SHUT_RDWR)
             thread.join()
 
     def _accept(self) -> None:
@@ -114,6 +120,11 @@ class Server:
         finally:
             client.close()
             self._loop.call_soon(lambda: self._clients.pop(client, None))
+
+
+def _shut(client: socket.socket, how: int) -> None:
+    with suppress(OSError):  # it has gone, or is closed
+        client.shutdown(how)
 
 
 def _listen(endpoint: Endpoint) -> socket.socket:

@@ -106,7 +106,8 @@ class CpuNumber(Number):
 
     def complete(self, session: Session, text: str) -> Iterable[str]:
         """See Kind."""
-        return (str(cpu) for cpu in range(session.machine.config.cpus))
+        cpus = map(str, range(session.machine.config.cpus))
+        return (cpu for cpu in cpus if cpu.startswith(text))
 
 
 class File(Word):
