@@ -28,6 +28,8 @@
 #include "native.h"
 
 _Static_assert(sizeof((struct pv_ring){0}.bytes) == PV_RING_BYTES, "native.h");
+_Static_assert(sizeof((struct pv_vcpu){0}.places) == PV_PLACES * sizeof(struct pv_place),
+               "native.h");
 _Static_assert(sizeof((struct pv_fastpath){0}.rules) == PV_RULES * sizeof(struct pv_rule),
                "native.h");
 _Static_assert(sizeof((struct pv_vcpu){0}.info) == PV_INFO * sizeof(uint64_t), "native.h");
@@ -227,6 +229,26 @@ static int answer_write(struct pv_vcpu *vcpu, unsigned space)
 
 /* ---- the loop ---- */
 
+/* Count an access by its address. The guest chooses the addresses, so the search is short. */
+static void count(struct pv_vcpu *vcpu, int kind)
+{
+    uint64_t hash = (vcpu->address ^ (uint64_t)kind << 62) * 0x9e3779b97f4a7c15u;
+
+    for (unsigned probe = 0; probe < PV_PROBES; probe++) {
+        struct pv_place *place = &vcpu->places[(probe + (hash >> 56)) % PV_PLACES];
+        if (!place->count) {
+            place->address = vcpu->address;
+            place->kind = (uint8_t)kind;
+        }
+        if (!place->count || (place->address == vcpu->address && place->kind == kind)) {
+            /* Python must not see a count before the address that it is of. */
+            __atomic_store_n(&place->count, place->count + 1, __ATOMIC_RELEASE);
+            return;
+        }
+    }
+    vcpu->elsewhere[kind]++;
+}
+
 static void trace(struct pv_vcpu *vcpu, int kind)
 {
     struct pv_trace *entry = &vcpu->trace[vcpu->traced++ % PV_TRACE];
@@ -257,6 +279,7 @@ static int do_pio(struct pv_vcpu *vcpu)
             if (!in)
                 memcpy(&vcpu->value, pio_data(vcpu), vcpu->size);
             vcpu->exits[kind]++;
+            count(vcpu, kind);
             trace(vcpu, kind);
             if (!(in ? answer_read(vcpu, PV_PIO) : answer_write(vcpu, PV_PIO))) {
                 vcpu->pending = 1;
@@ -283,6 +306,7 @@ static int do_mmio(struct pv_vcpu *vcpu)
         if (run->mmio.is_write)
             memcpy(&vcpu->value, run->mmio.data, vcpu->size);
         vcpu->exits[kind]++;
+        count(vcpu, kind);
         trace(vcpu, kind);
         if (!(run->mmio.is_write ? answer_write(vcpu, PV_MMIO) : answer_read(vcpu, PV_MMIO))) {
             vcpu->pending = 1;

@@ -7,6 +7,8 @@ enum pv_limits {
     PV_RULES = 192,       /* published and posted registers of one machine */
     PV_RING_BYTES = 4096, /* posted writes that wait for Python, for one register */
     PV_TRACE = 32,        /* last exits that a vCPU remembers; a power of two */
+    PV_PLACES = 256,      /* addresses whose accesses a vCPU counts; a power of two */
+    PV_PROBES = 8,        /* of them, how many are looked at for one access */
     PV_INFO = 18,         /* words of detail about an exit that ends or suspends the guest */
 };
 
@@ -71,6 +73,13 @@ struct pv_trace {
     uint8_t size;
 };
 
+/* How often an address has been accessed in one way; unused while `count` is 0. */
+struct pv_place {
+    uint64_t address;
+    uint64_t count;
+    uint8_t kind;
+};
+
 struct pv_vcpu {
     int fd;
     int index;
@@ -93,6 +102,11 @@ struct pv_vcpu {
     uint64_t answered[13];     /* those of them that never left C */
     uint32_t traced;           /* exits traced so far; the last is trace[(traced - 1) % PV_TRACE] */
     struct pv_trace trace[32]; /* PV_TRACE */
+
+    /* Accesses by kind and address: a hash table that only grows. What finds no room in it is
+     * counted in `elsewhere`. Python reads it while the vCPU runs. */
+    struct pv_place places[256]; /* PV_PLACES */
+    uint64_t elsewhere[4];       /* by kind */
 };
 
 /* ioctl(2); the result, or -errno. Any thread. */

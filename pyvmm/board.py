@@ -147,11 +147,12 @@ class Board:
     def _make_devices(self, backends: Sequence[CharBackend]) -> None:
         on = self.callbacks
         self.devices: list[Device] = []
+        self.wired: dict[int, tuple[GsiLine, list[str]]] = {}  # by GSI: the line, who drives it
         self.serials = [
             self._add(
                 Serial(
                     f"COM{index + 1}",
-                    self._line(layout.COM_GSIS[index]),
+                    self.line(layout.COM_GSIS[index], f"COM{index + 1}"),
                     backend,
                     partial(on.output, index),
                 ),
@@ -160,15 +161,16 @@ class Board:
             for index, backend in enumerate(backends)
         ]
         self.i8042 = self._add(
-            I8042("i8042", self._line(layout.KEYBOARD_GSI), on.reset),
+            I8042("i8042", self.line(layout.KEYBOARD_GSI, "i8042"), on.reset),
             (layout.I8042_DATA, 1, i8042_spec.DATA),
             (layout.I8042_COMMAND, 1, i8042_spec.COMMAND),
         )
         self.rtc = self._add(
-            Rtc("RTC", self._line(layout.RTC_GSI), self.loop), (layout.RTC_PORT, rtc_spec.PORTS)
+            Rtc("RTC", self.line(layout.RTC_GSI, "RTC"), self.loop),
+            (layout.RTC_PORT, rtc_spec.PORTS),
         )
         self.acpi_pm = self._add(
-            AcpiPm("ACPI PM", self._line(layout.SCI_GSI), self.loop, on.power_off),
+            AcpiPm("ACPI PM", self.line(layout.SCI_GSI, "ACPI PM"), self.loop, on.power_off),
             (layout.ACPI_PM_PORT, acpi_pm_spec.BLOCK_SIZE),
             width=4,
         )
@@ -196,8 +198,11 @@ class Board:
         self.pci.claim(self.pio, self.mmio)
         self.devices.append(self.pci)
 
-    def _line(self, gsi: int) -> GsiLine:
-        return GsiLine(self.vm, gsi)
+    def line(self, gsi: int, who: str) -> GsiLine:
+        """The line of an interrupt, for one more device: whoever shares it needs a SharedLine."""
+        line, names = self.wired.setdefault(gsi, (GsiLine(self.vm, gsi), []))
+        names.append(who)
+        return line
 
     def _add(self, device: Any, *claims: tuple[int, ...], width: int = 1) -> Any:
         for base, size, *offset in claims:

@@ -35,7 +35,7 @@ QUIET = "console=ttyS0 quiet"  # for a command: what the kernel says is for our 
 INTERRUPTED = 128 + signal.SIGINT  # as a shell tells of a program that a signal ended
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 # The options that control.py opens a front end for.
-CONTROL: tuple[str, ...] = ("monitor", "metrics")
+CONTROL = ("gdb", "monitor", "qmp", "metrics")
 REGISTER_SECONDS = 0.01  # after the start: the guest's first output goes before
 POWER_OFF_SECONDS = 10  # what a guest has after SIGTERM pressed its power button
 SAME_SIGNAL_SECONDS = 0.1  # timeout(1) sends its signal to the process, then to the whole group
@@ -109,6 +109,9 @@ def _parser() -> Parser:
     add("--monitor", metavar="WHERE", help="stdio, unix:PATH or tcp:HOST:PORT: see docs/monitor.md")
     add("--config", metavar="FILE.toml", help="the same settings from a file; options win")
     add("--name", metavar="NAME", help="[pyvmm]")
+    add("--qmp", metavar="WHERE", help="unix:PATH or tcp:HOST:PORT: see docs/qmp.md")
+    add("--gdb", metavar="[HOST:]PORT|unix:PATH", help="listen for gdb: see docs/gdb.md")
+    add("-S", action="store_true", help="begin stopped, until gdb or the monitor lets it go on")
     add("--metrics", metavar="WHERE", help="Prometheus's, at unix:PATH or tcp:HOST:PORT")
     add("--timeline", action="store_true", help="print at the end when what was reached")
     add("-v", "--verbose", action="count", help="log more; twice: everything")
@@ -223,7 +226,7 @@ def _run(args: Arguments) -> int:
             _signals(machine, signals, patience),
             raw_mode() if own else nullcontext(),
         ):
-            end = machine.run()
+            end = machine.run(paused=bool(args.S))
         for line in machine.lines.values():
             if line.where in ("stdio", "stdout", "stderr") and not isinstance(end, Quit):
                 line.flush()
@@ -299,9 +302,9 @@ def _signals(machine: Machine, signals: Sequence[int], patience: float) -> Itera
             elif number == signal.SIGTERM and not asked:
                 asked = now
                 machine.power_button()
-                machine.quit_after(patience)
+                machine.quit_after(patience, by_signal=True)
             elif number != signal.SIGTERM or now - asked > SAME_SIGNAL_SECONDS:
-                machine.quit()
+                machine.quit(by_signal=True)
 
     signals = [*signals, signal.SIGWINCH]
     signal.set_wakeup_fd(sender)

@@ -22,6 +22,15 @@ def controlled(machine: Machine, settings: Mapping[str, Any]) -> Iterator[None]:
     with ExitStack() as stack:
         if monitor := settings.get("monitor"):
             _open_monitor(machine, monitor, stack)
+        if qmp := settings.get("qmp"):
+            from pyvmm.qmp.server import Qmp
+
+            stack.callback(Qmp(machine, parse_endpoint(qmp, "--qmp")).close)
+        if "gdb" in settings:
+            from pyvmm.gdb.server import GdbServer, parse_gdb_endpoint
+
+            gdb = GdbServer(machine, parse_gdb_endpoint(settings["gdb"]))
+            stack.callback(gdb.close)
         if where := settings.get("metrics"):
             from pyvmm.metrics.prometheus import Metrics
 

@@ -15,12 +15,13 @@ from pyvmm import diagnosis_spec as spec
 from pyvmm import ends
 from pyvmm.causes import BootFacts, Cause, Evidence, likely_causes
 from pyvmm.errors import MemoryAccessError, PyvmmError
-from pyvmm.guestkernel import KERNEL_MAP, GuestKernel, find_kernels
-from pyvmm.guestlog import LogLine, read_log
+from pyvmm.inspection.kallsyms import by_note
+from pyvmm.inspection.kernel import KERNEL_MAP, GuestKernel, find_kernels
+from pyvmm.inspection.log import LogLine, read_log
+from pyvmm.inspection.symbols import Symbols
 from pyvmm.layout import PAGE
 from pyvmm.memory import GuestMemory
 from pyvmm.printable import printable, printable_lines
-from pyvmm.symbols import Symbols
 
 if TYPE_CHECKING:
     from pyvmm.kvm.vcpu import LastExit
@@ -167,14 +168,14 @@ def _log_section(log: Sequence[LogLine]) -> Section:
 
 def _namer(kernel: GuestKernel | None, symbols: Symbols | None) -> Namer:
     """What gives an address its name: the running kernel's own symbols, then the image's."""
-    own = Symbols.from_kernel(kernel) if kernel else None
-    offset = kernel.kaslr_offset if kernel else 0
+    own = by_note(kernel) if kernel else None
+    moved = symbols.moved(kernel.kaslr_offset) if symbols and kernel else symbols
 
     def name(address: int) -> str | None:
         found = own.lookup(address) if own else None
-        if found is None and symbols is not None:
+        if found is None and symbols and moved:
             # Early on a kernel runs at its physical address.
-            found = symbols.lookup(address, offset) or symbols.lookup(address + KERNEL_MAP)
+            found = moved.lookup(address) or symbols.lookup(address + KERNEL_MAP)
         return printable(found) if found else None
 
     return name

@@ -146,6 +146,7 @@ class Disk(Peripheral):
                 hold=host.stop if self.werror == "stop" else None,
                 packed=self.packed,
                 poll=self.poll,
+                tell=host.tell,
             )
         except BaseException:
             storage.close()

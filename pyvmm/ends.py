@@ -27,7 +27,9 @@ class Reset(Value):
 
 
 class Quit(Value):
-    """The user or the program ended the machine."""
+    """The user or the program ended the machine, perhaps by a signal to its process."""
+
+    by_signal: bool = False
 
     @property
     def status(self) -> int:

@@ -5,7 +5,8 @@
     ├── HostError               the host refuses or lacks something (exit status 1)
     │   └── KvmError            an ioctl on /dev/kvm failed: its name, errno and argument
     ├── ImageError              a kernel image or initrd that cannot be booted (exit status 1)
-    └── MemoryAccessError       an access outside guest RAM
+    ├── MemoryAccessError       an access outside guest RAM
+    └── UnmappedError           a virtual address that the guest's page tables do not map
 
 A guest's mistakes are never exceptions: they are device states, or an `End` of the machine
 (pyvmm/ends.py).
@@ -55,3 +56,12 @@ class MemoryAccessError(PyvmmError):
         self.address = address
         self.length = length
         super().__init__(f"Guest address {address:#x} (+{length} bytes) is not in RAM")
+
+
+class UnmappedError(PyvmmError):
+    """The guest's page tables do not map the virtual `address`; `problem` says at which level."""
+
+    def __init__(self, address: int, problem: str) -> None:
+        self.address = address
+        self.problem = problem
+        super().__init__(f"Virtual address {address:#x} is not mapped: {problem}")

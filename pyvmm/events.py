@@ -11,13 +11,13 @@ class Event(Value):
 
 
 class Stopped(Event):
-    """The vCPUs stand still: `reason` says why, as `paused` or what a device said."""
+    """The vCPUs stop: `reason` says why: `paused`, what a device said, or a debugger.STOPS."""
 
     reason: str
 
 
 class Resumed(Event):
-    """They run again."""
+    """They are about to run again."""
 
 
 class Restarted(Event):
@@ -31,15 +31,17 @@ class PowerButton(Event):
 
 
 class Ended(Event):
-    """The guest's run has ended."""
+    """The guest's run has ended; `by_guest` unless the host asked for it."""
 
     end: End
+    by_guest: bool
 
 
 class BlockError(Event):
     """The host has failed a request of a disk.
 
-    `operation` is read, write or discard; `stopped` says whether the machine now waits for it.
+    `operation` is read, write, flush or discard; `stopped` says whether the machine now waits for
+    it.
     """
 
     device: str

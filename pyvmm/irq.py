@@ -48,14 +48,16 @@ class GsiLine:
 
     def __init__(self, vm: Vm, gsi: int) -> None:
         self._vm = vm
-        self._gsi = gsi
-        self._level = False
+        self.gsi = gsi
+        self.level = False
+        self.raised = 0  # how often it went high
 
     def set(self, level: bool) -> None:
         """See IrqLine."""
-        if level != self._level:
-            self._level = level
-            self._vm.irq_line(self._gsi, level)
+        if level != self.level:
+            self.level = level
+            self.raised += level
+            self._vm.irq_line(self.gsi, level)
 
 
 class SharedLine:

@@ -11,11 +11,16 @@ if TYPE_CHECKING:
     import logging
 
 
+DEVICE_LOGS = "pyvmm.device."  # what the names of devices' loggers begin with
+NAMES: set[str] = set()  # of all loggers that there are
+
+
 class Log:
     """Stands for `logging.getLogger(name)`."""
 
     def __init__(self, name: str) -> None:
         self._name = name
+        NAMES.add(name)
 
     @property
     def logger(self) -> logging.Logger:

@@ -17,7 +17,7 @@ from pyvmm.config import MachineConfig
 from pyvmm.consolelog import ConsoleLog
 from pyvmm.ends import End
 from pyvmm.errors import UsageError
-from pyvmm.kvm import Vcpu
+from pyvmm.kvm import Vcpu, exits
 from pyvmm.loop import Loop, start_thread
 from pyvmm.memory import GuestMemory
 from pyvmm.runloop import end_of, run_vcpu
@@ -29,7 +29,9 @@ if TYPE_CHECKING:
     import socket
 
     from pyvmm.backends.buffer import Buffer
+    from pyvmm.debugger import Debugger
     from pyvmm.diagnosis import Report
+    from pyvmm.inspection.guest import Guest
     from pyvmm.monitor.result import Result
     from pyvmm.virtio.device import VirtioDevice
 
@@ -104,6 +106,9 @@ class Machine:
             self._stack = stack.pop_all()
         self._end = self._wanted = self._error = None
         self._ending: Hold | None = None
+        self._by_guest = False  # whether the guest asked for its end or reset
+        self._debugger: Debugger | None = None
+        self._guest: Guest | None = None
         self._board = board
         self.timeline = Timeline()
         self.timeline.mark("ready")
@@ -216,15 +221,51 @@ class Machine:
         self.board.acpi_pm.power_button()
         self._tell(events.PowerButton())
 
+    def send_keys(self, keys: Sequence[str]) -> None:
+        """Press keys of the guest's keyboard one after the other, then release them all.
+
+        They have QEMU's names, as ctrl, alt, delete (pyvmm/devices/keyboard_spec.py). Raises
+        UsageError for others, and while the guest takes none.
+        """
+        self.board.i8042.press(keys)
+
+    def send_break(self, port: int = 1) -> None:
+        """Send a break on serial port COM`port`. Raises UsageError if there is none, or no room."""
+        from pyvmm.inputs import serial_port
+
+        serial_port(self.board, port).send_break()
+
+    def sysrq(self, key: str) -> None:
+        """Have Linux obey the magic SysRq `key`, a letter or a digit.
+
+        That is a break and the key on its serial console, or Alt-SysRq on the keyboard if it has
+        none. Raises UsageError for what is no key, and while the guest takes none.
+        """
+        from pyvmm.inputs import sysrq
+
+        sysrq(self.board, key)
+
+    def nmi(self, cpu: int | None = None) -> None:
+        """Send vCPU `cpu`, or every one, a non-maskable interrupt.
+
+        Not on a vCPU's thread. Raises UsageError if there is no such vCPU.
+        """
+        vcpus = self.board.vcpus
+        if cpu is not None and cpu not in range(len(vcpus)):
+            raise UsageError(f"A vCPU must be 0 to {len(vcpus) - 1}, not {cpu}")
+        with self.paused():  # KVM takes it between two runs only
+            for vcpu in vcpus if cpu is None else [vcpus[cpu]]:
+                vcpu.nmi()
+
     def reset(self) -> None:
         """Start the guest again as after power-on, without waiting for it."""
         _ = self.board
         self._request(ends.Reset(), by_guest=False)
 
-    def quit(self) -> None:
-        """End the guest at once, without waiting for it."""
+    def quit(self, *, by_signal: bool = False) -> None:
+        """End the guest at once, without waiting for it; `by_signal` if a signal asked for it."""
         if self.state in ("running", "paused"):
-            self._request(ends.Quit())
+            self._request(ends.Quit(by_signal), by_guest=False)
 
     def listen(self, listener: Callable[[events.Event], object]) -> Callable[[], None]:
         """Have `listener` told of every event until what this returns is called.
@@ -280,10 +321,10 @@ class Machine:
                 return line
         raise UsageError("No serial port of this machine is a `buffer`")
 
-    def quit_after(self, seconds: float) -> None:
-        """End the guest at once in `seconds`, unless it has ended by then."""
+    def quit_after(self, seconds: float, *, by_signal: bool = False) -> None:
+        """End the guest at once in `seconds`, unless it has ended by then. See `quit`."""
         _ = self.board
-        self.loop.call_at(self.loop.now() + seconds, self.quit)
+        self.loop.call_at(self.loop.now() + seconds, lambda: self.quit(by_signal=by_signal))
 
     def exit_counts(self) -> list[dict[str, int]]:
         """For each vCPU, its exits by kind; also while it runs."""
@@ -307,6 +348,16 @@ class Machine:
         """The last output of serial port number `port`, some ten KiB of it."""
         return self._console.of_port(port)
 
+    @property
+    def debugger(self) -> Debugger:
+        """The debugger of the open machine, made when it is first wanted."""
+        from pyvmm.debugger import Debugger
+
+        _ = self.board
+        with self._lock:
+            self._debugger = self._debugger or Debugger(self)
+            return self._debugger
+
     def diagnose(self) -> Report:
         """Say in words why the guest died, or, if it runs, where it is; it stands still meanwhile.
 
@@ -315,6 +366,17 @@ class Machine:
         from pyvmm.postmortem import diagnose_machine
 
         return diagnose_machine(self)
+
+    @property
+    def guest(self) -> Guest:
+        """The operating system in it: its symbols, log and tasks, found when they are asked for."""
+        _ = self.board
+        with self._lock:
+            if self._guest is None:
+                from pyvmm.inspection.guest import open_guest
+
+                self._guest = open_guest(self)
+        return self._guest
 
     def command(self, line: str) -> Result | None:
         """Run a command of the monitor, as `info registers`; what it found, if it is for that.
@@ -374,11 +436,15 @@ class Machine:
         board = self.board
         vcpu.enter_thread()
         gate = self.run_state.gate
-        while gate.enter():
+        while gate.enter(vcpu.index):
             try:
-                end = end_of(vcpu.index, run_vcpu(vcpu, board.pio, board.mmio))
-                if end is not None:
-                    self._request(end)
+                debugger = self._debugger
+                if debugger is None or debugger.prepare(vcpu):
+                    exit = run_vcpu(vcpu, board.pio, board.mmio)
+                    if debugger is not None and isinstance(exit, exits.Debug):
+                        debugger.take(vcpu, exit)
+                    elif (end := end_of(vcpu.index, exit)) is not None:
+                        self._request(end)
             except BaseException as error:
                 self._fail(error)
             finally:
@@ -436,7 +502,7 @@ class Machine:
         with self._lock:
             self._end = end
             self._lock.notify_all()
-        self._tell(events.Ended(end))
+        self._tell(events.Ended(end, self._by_guest))
         self._end_output()
 
     def _fail(self, error: BaseException) -> None:

@@ -56,6 +56,8 @@ class Network(Peripheral):
     pcap    a file that records what passes
     """
 
+    kind = ""  # of network, as --net names it
+
     name: str
     mac: str = ""
     queues: int = 1
@@ -98,7 +100,12 @@ class Network(Peripheral):
 
                 link = Recorder(link, self.pcap)
             return Device(
-                self.name, link, self.address(host), pairs=self.queues, mtu=self.mtu or None
+                self.name,
+                link,
+                self.address(host),
+                pairs=self.queues,
+                mtu=self.mtu or None,
+                tell=host.tell,
             )
         except BaseException:
             link.close()
@@ -111,6 +118,8 @@ class Network(Peripheral):
 
 class Net(Network):
     """A network that is a Python object: see pyvmm.backends.python_link.Backend."""
+
+    kind = "python"
 
     backend: object = None
 
@@ -131,6 +140,8 @@ class UserNet(Network):
     subnet    its IPv4 network; 10.0.2.0/24 if not given
     hostname  the guest's, which DHCP tells it
     """
+
+    kind = "user"
 
     forward: Mapping[int | str, int] | Sequence[str] = ()
     restrict: bool = False
@@ -195,6 +206,8 @@ class TapNet(Network):
     vhost   whether the host's kernel moves the frames: auto if it can, on, or off
     """
 
+    kind = "tap"
+
     ifname: str = ""
     bridge: str = ""
     script: str = ""
@@ -240,7 +253,14 @@ class TapNet(Network):
             vhosts = self._open_vhosts()
             for vhost in vhosts:
                 stack.callback(vhost.close)
-            device = Device(self.name, link, self.address(host), pairs=self.queues, vhosts=vhosts)
+            device = Device(
+                self.name,
+                link,
+                self.address(host),
+                pairs=self.queues,
+                vhosts=vhosts,
+                tell=host.tell,
+            )
             stack.pop_all()
             return device
 
@@ -270,6 +290,8 @@ class StreamNet(Network):
     reconnect  seconds between attempts to connect to a peer that is gone; 0 is to make none
     """
 
+    kind = "stream"
+
     path: str | os.PathLike[str] = ""
     server: bool = False
     reconnect: int = 1
@@ -294,6 +316,8 @@ class StreamNet(Network):
 class VhostUserNet(Network):
     """A network device whose frames another process moves, which listens at the socket `path`."""
 
+    kind = "vhost-user"
+
     path: str | os.PathLike[str] = ""
 
     @property
@@ -317,7 +341,9 @@ class VhostUserNet(Network):
 
         back_end = VhostSocket(os.fspath(self.path))
         mac = self.address(host)
-        return Device(self.name, back_end, mac, pairs=self.queues, mtu=self.mtu or None)
+        return Device(
+            self.name, back_end, mac, pairs=self.queues, mtu=self.mtu or None, tell=host.tell
+        )
 
 
 def parse_nets(texts: Sequence[str]) -> list[Network]:

@@ -198,7 +198,7 @@ class Balloon(Peripheral):
         """See Peripheral."""
         from pyvmm.virtio.balloon import Balloon as Device
 
-        return Device(self.name, target=self.memory)
+        return Device(self.name, target=self.memory, tell=host.tell)
 
 
 def parse_devices(settings: Mapping[str, Any]) -> list[Peripheral]:

@@ -9,10 +9,10 @@ from pyvmm import layout
 from pyvmm.causes import BootFacts
 from pyvmm.diagnosis import Report, VcpuState, diagnose
 from pyvmm.errors import KvmError
-from pyvmm.guestlog import init_started, read_log
+from pyvmm.inspection.log import init_started, read_log
+from pyvmm.inspection.symbols import symbols_of
 from pyvmm.kvm.system import module
 from pyvmm.kvm.vcpu import Vcpu
-from pyvmm.symbols import symbols_of
 from pyvmm.typed import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:

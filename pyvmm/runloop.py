@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from pyvmm import ends
 from pyvmm.bus import Bus
@@ -71,18 +71,27 @@ class Gate:
         self._opened = False
         self._ended = False
         self._running = 0
+        self._only: Collection[int] | None = None
+        self._first: int | None = None
 
     @property
     def opened(self) -> bool:
         """Whether vCPUs may run. Any thread."""
         return self._opened
 
-    def enter(self) -> bool:
-        """Wait until the gate is open; False if the machine has ended. A vCPU's thread."""
+    def enter(self, cpu: int) -> bool:
+        """Wait until the gate is open for `cpu`; False if the machine has ended. Its own thread."""
         with self._condition:
-            self._condition.wait_for(lambda: self._opened or self._ended)
+            self._condition.wait_for(lambda: self._lets(cpu) or self._ended)
             self._running += not self._ended
             return not self._ended
+
+    def _lets(self, cpu: int) -> bool:
+        if not self._opened:
+            return False
+        if self._only is None:
+            return self._first in (None, cpu)
+        return cpu in self._only and (self._first not in self._only or self._first == cpu)
 
     def leave(self) -> None:
         """Come back from `enter`. A vCPU's thread."""
@@ -90,10 +99,17 @@ class Gate:
             self._running -= 1
             self._condition.notify_all()
 
-    def open(self) -> None:
-        """Let the vCPUs run. Any thread."""
+    def open(self, only: Collection[int] | None = None) -> None:
+        """Let the vCPUs run, or `only` some. Any thread."""
         with self._condition:
             self._opened = True
+            self._only = only
+            self._condition.notify_all()
+
+    def put_first(self, cpu: int | None) -> None:
+        """Of those that may run, let nobody but `cpu` enter; None ends that. Any thread."""
+        with self._condition:
+            self._first = cpu
             self._condition.notify_all()
 
     def shut(self) -> None:

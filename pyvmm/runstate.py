@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 
 from pyvmm import events
@@ -40,6 +40,7 @@ class RunState:
         self._lock = threading.Lock()
         self._holds: list[Hold] = []
         self._stops: list[Hold] = []  # those of the user and of devices, which `resume` ends
+        self._only: Collection[int] | None = None  # the vCPUs that may run when nobody holds them
 
     @property
     def vcpus(self) -> Sequence[Vcpu]:
@@ -56,8 +57,13 @@ class RunState:
         return self.gate.opened
 
     @property
+    def stopped(self) -> bool:
+        """Whether they have been stopped until they are resumed, and not just to be looked at."""
+        return bool(self._stops)
+
+    @property
     def stopped_by(self) -> str | None:
-        """Why a device has stopped them, if one has."""
+        """Why a device or the debugger has stopped them, if one has."""
         return next((stop.why for stop in self._stops if stop.why != PAUSED), None)
 
     def hold(self, why: str) -> Hold:
@@ -77,7 +83,7 @@ class RunState:
             if not self._holds:
                 for vcpu in self.vcpus:
                     vcpu.kvmclock_paused()
-                self.gate.open()
+                self.gate.open(self._only)
 
     def wait_parked(self) -> None:
         """Wait until no vCPU runs, or they may again. Any thread but a vCPU's."""
@@ -96,34 +102,36 @@ class RunState:
     def pause(self) -> None:
         """See Machine."""
         if all(stop.why != PAUSED for stop in self._stops):
-            self._stop(PAUSED)
+            self.halt(PAUSED)
         self.wait_parked()
 
-    def resume(self) -> None:
-        """See Machine."""
+    def resume(self, only: Collection[int] | None = None) -> None:
+        """See Machine; with `only`, let none but these vCPUs run, until the next `resume`."""
         with self._lock:
+            self._only = only
             stops, self._stops = self._stops, []
+        if stops:
+            self._tell(events.Resumed())  # first: they may stop again at once
         for stop in stops:
             stop.release()
-        if stops:
-            self._tell(events.Resumed())
 
     def stop(self, reason: str) -> Callable[[], None]:
         """Stop them for a device's reason, without waiting, until what this returns is called."""
         log.warning("The machine is paused: %s", reason)
-        stop = self._stop(reason)
+        stop = self.halt(reason)
 
         def go_on() -> None:
             with self._lock:
                 if stop not in self._stops:
                     return
                 self._stops.remove(stop)
-            stop.release()
             self._tell(events.Resumed())
+            stop.release()
 
         return go_on
 
-    def _stop(self, reason: str) -> Hold:
+    def halt(self, reason: str) -> Hold:
+        """Stop them until `resume`, without waiting."""
         stop = self.hold(reason)
         with self._lock:
             self._stops.append(stop)

@@ -10,7 +10,7 @@ from functools import cache
 from pyvmm import layout
 from pyvmm.board import Board
 from pyvmm.errors import UsageError
-from pyvmm.irq import GsiLine, SharedLine
+from pyvmm.irq import SharedLine
 from pyvmm.msi import KvmDoorbells, MsiRouter
 from pyvmm.pci.pci_spec import DEVICES
 from pyvmm.peripherals import Host, Peripheral
@@ -74,7 +74,7 @@ class PciBus:
         self._board = board
         self._doorbells = KvmDoorbells(board.vm)
         self._router = MsiRouter(board.vm)
-        self._line = cache(lambda gsi: SharedLine(GsiLine(board.vm, gsi)))
+        self._shared = cache(SharedLine)
         self._slots = iter(PCI_SLOTS)
 
     def plug(self, device: VirtioDevice) -> RegisterTransport:
@@ -89,7 +89,7 @@ class PciBus:
             board.loop,
             self._doorbells,
             mmio=board.mmio,
-            line=self._line(gsi).share(),
+            line=self._shared(board.line(gsi, device.name)).share(),
             vectors=[self._router.vector() for _ in range(len(device.queue_sizes) + 1)],
         )
         board.pci.add(slot, transport.function)
@@ -102,7 +102,7 @@ class MmioBus:
     def __init__(self, board: Board) -> None:
         self._board = board
         self._doorbells = KvmDoorbells(board.vm)
-        self._line = cache(lambda gsi: SharedLine(GsiLine(board.vm, gsi)))
+        self._shared = cache(SharedLine)
 
     def plug(self, device: VirtioDevice) -> RegisterTransport:
         """Put `device` into the next place."""
@@ -118,7 +118,7 @@ class MmioBus:
             board.loop,
             self._doorbells,
             base=base,
-            line=self._line(gsi).share(),
+            line=self._shared(board.line(gsi, device.name)).share(),
         )
         board.mmio.claim(base, mmio_spec.SIZE, transport, width=mmio_spec.WIDTH)
         board.virtio_mmio.append((base, gsi))

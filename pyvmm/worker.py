@@ -19,11 +19,12 @@ class Worker:
         self.name = name
         self.loop = Loop()
         self._thread: threading.Thread | None = None
+        self._starting = threading.Lock()
 
     def call(self, function: Callable[[], object]) -> None:
         """Run `function` on the worker's thread and wait for its end; raise what it raises.
 
-        Any thread, one at a time; on the worker's own it is just called. Raises HostError if the
+        Any thread; on the worker's own it is just called. Raises HostError if the
         host allows no more threads.
         """
         if self._thread is threading.current_thread():
@@ -54,8 +55,9 @@ class Worker:
         self.loop.close()
 
     def _start(self) -> None:
-        if self._thread is None:
-            self._thread = start_thread(self.name, self._run)
+        with self._starting:
+            if self._thread is None:
+                self._thread = start_thread(self.name, self._run)
 
     def _run(self) -> None:
         """A mistake in one device's code costs it that event, and neither it nor others more."""

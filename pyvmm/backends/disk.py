@@ -94,18 +94,23 @@ class RawDisk:
                 total - self.size,
             )
 
-    def grow(self, total: int) -> None:
-        """Make the file `total` bytes long; of a device take up the size that it has now.
+    # ---- Storage ----
 
-        Raises UsageError if that would lose something, OSError.
-        """
-        if total < self.size:
-            raise UsageError(f"{self.name} must not shrink from {self.size} to {total} bytes")
-        if not self._is_device:
+    def resize(self, total: int) -> None:
+        """See Storage. What is not ours to change must have the new size already."""
+        if total <= 0 or total % self.block_size:
+            wrong = f"must be a multiple of {self.block_size} bytes above 0, not {total}"
+            raise UsageError(f"The size of {self.name} {wrong}")
+        actual = os.lseek(self.descriptor, 0, os.SEEK_END)
+        if (self._is_device or self.read_only) and total != actual:
+            raise UsageError(f"{self.name} has {actual} bytes, which only the host can change")
+        if total != actual:
             os.ftruncate(self.descriptor, total)
         self._find_size()
 
-    # ---- Storage ----
+    def commit(self) -> None:
+        """See Storage."""
+        raise UsageError(f"{self.name} is no snapshot: what the guest writes is in it at once")
 
     def preadv(self, buffers: Buffers, offset: int) -> None:
         """See Storage."""

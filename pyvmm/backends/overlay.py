@@ -14,7 +14,8 @@ from collections.abc import Iterator
 from pyvmm.backends import disk_spec as spec
 from pyvmm.backends.disk import CHUNK, RawDisk, lock, open_image, unlock
 from pyvmm.backends.vectors import Buffers, move_all, size, split
-from pyvmm.errors import HostError
+from pyvmm.errors import HostError, UsageError
+from pyvmm.typed import NoReturn
 
 CLUSTER = 4096  # bytes: a guest's file system seldom writes less, so little has to be copied first
 DEFAULT_DIRECTORY = "/var/tmp"  # for what may be large: file-hierarchy(7)
@@ -27,8 +28,12 @@ class Clone(RawDisk):
         self._base = base
         super().__init__(fd, base.name)
 
+    def resize(self, total: int) -> None:
+        """See Storage."""
+        refuse_size(self.name)
+
     def commit(self) -> None:
-        """Make the image what the clone is. Raises HostError if another machine has it, OSError."""
+        """See Storage: make the image what the clone is."""
         with _Writer(self._base) as image:
             fcntl.ioctl(image, spec.FICLONE, self.descriptor)
             os.fsync(image)
@@ -91,10 +96,14 @@ class Overlay:
         self._top.close()
         self._base.close()
 
-    def commit(self) -> None:
-        """Write the changes into the image. Raises HostError if another machine has it, OSError.
+    def resize(self, total: int) -> None:
+        """See Storage."""
+        refuse_size(self._base.name)
 
-        If it fails, the overlay has still all that it had.
+    def commit(self) -> None:
+        """See Storage: write the changes into the image.
+
+        If it fails, the overlay has still all that it had, but the image may have part of it.
         """
         chunk = memoryview(bytearray(CHUNK))
         with _Writer(self._base) as fd:
@@ -157,6 +166,11 @@ class _Writer:
     def _end(self) -> None:
         os.close(self._fd)
         lock(self._base.descriptor, self._base.name, exclusive=False)
+
+
+def refuse_size(name: str) -> NoReturn:
+    """Raise the UsageError of who wants to resize a snapshot."""
+    raise UsageError(f"A snapshot must keep the size of its image, {name}")
 
 
 def open_snapshot(path: str, *, direct: bool = False) -> Clone | Overlay:

@@ -22,7 +22,7 @@ class Backend(Protocol):
     errno.ENOSPC is what the disk's `werror` is about.
     """
 
-    size: int  # bytes; fixed while the machine is open
+    size: int  # bytes; what changes it while the machine is open must call Blk.resize then
 
     def read(self, offset: int, length: int) -> bytes:
         """The bytes there."""
@@ -85,6 +85,17 @@ class PythonDisk:
         """See Storage."""
         for at in range(offset, offset + length, CHUNK):
             _call(self._backend.write, at, bytes(min(CHUNK, offset + length - at)))
+
+    def resize(self, total: int) -> None:
+        """See Storage: the backend must have the size already."""
+        actual = self._backend.size
+        if total != actual or total % SECTOR:
+            raise UsageError(f"The backend must have the size {total} already, not {actual}")
+        self.size = total
+
+    def commit(self) -> None:
+        """See Storage."""
+        raise UsageError("A disk that is a Python object is no snapshot")
 
     def close(self) -> None:
         """The program made the backend, and it remains the program's."""

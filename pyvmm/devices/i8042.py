@@ -8,10 +8,11 @@ clock stuck, and it cannot be enabled.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
 from pyvmm.bus import Device
 from pyvmm.devices import i8042_spec as spec
+from pyvmm.errors import UsageError
 from pyvmm.irq import IrqLine
 
 
@@ -30,34 +31,48 @@ class Keyboard:
         self._last = self.output.popleft()
         return self._last
 
-    def press(self, scancodes: bytes) -> bool:
-        """Queue all of `scancodes`, or nothing if they do not fit or scanning is off."""
-        if not self._scanning or len(self.output) + len(scancodes) > spec.KEYBOARD_BUFFER:
+    def press(self, keys: Sequence[tuple[Sequence[int], Sequence[int]]]) -> bool:
+        """Press keys of keyboard_spec.KEYS in their order, and release them backwards.
+
+        All of it, or nothing if it does not fit or scanning is off.
+        """
+        codes = [code for key in keys for code in self._codes(*key, False)]
+        codes += [code for key in reversed(keys) for code in self._codes(*key, True)]
+        if not self._scanning or len(self.output) + len(codes) > spec.KEYBOARD_BUFFER:
             return False
-        self.output += scancodes
+        self.output += codes
         return True
 
-    def command(self, value: int, translated: bool) -> None:
+    def _codes(self, prefix: Sequence[int], codes: Sequence[int], released: bool) -> Iterator[int]:
+        yield from prefix
+        for code in codes:
+            if self._scan_set == 1:
+                yield code | (spec.RELEASED_1 if released else 0)
+            else:
+                yield from (spec.BREAK_2,) * released
+                yield spec.SET_2[code]
+
+    def command(self, value: int) -> None:
         """Take a byte from the controller: a command or its parameter."""
         command, self._command = self._command, 0
         self.output.clear()
-        self.output += (
-            self._parameter(command, value) if command else self._answer(value, translated)
-        )
+        self.output += self._parameter(command, value) if command else self._answer(value)
 
     def _parameter(self, command: int, value: int) -> tuple[int, ...]:
         if command == spec.SCAN_SET and value == 0:
             return spec.ACK, self._scan_set
+        if command == spec.SCAN_SET and value not in spec.SCAN_SETS:
+            return (spec.PLEASE_RESEND,)
         if command == spec.SCAN_SET:
             self._scan_set = value
         return (spec.ACK,)
 
-    def _answer(self, command: int, translated: bool) -> tuple[int, ...]:
+    def _answer(self, command: int) -> tuple[int, ...]:
         match command:
             case spec.ECHO:
                 return (spec.ECHO,)
             case spec.READ_ID:
-                return spec.ACK, *(spec.ID_TRANSLATED if translated else spec.ID)
+                return spec.ACK, *spec.ID
             case spec.RESEND:
                 return (self._last,)
             case spec.RESET:
@@ -98,18 +113,26 @@ class I8042(Device):
         self._output = 0  # the output buffer: the last byte, also after it was read
         self._full = False
         self._from_keyboard = False
+        self._displaced: int | None = None  # the keyboard's byte, by one of the controller
+        self._released = False  # the keyboard's BREAK_2 has been translated away
         self._sync()
 
-    def press(self, scancodes: bytes) -> bool:
-        """Type: `scancodes` as the guest reads them, in set 1. Any thread.
+    def press(self, names: Sequence[str]) -> None:
+        """Press keys (keyboard_spec.KEYS) one after the other, and release them all. Any thread.
 
-        Returns False, and types nothing, while the keyboard's buffer (16 bytes) has no room for
-        all or the guest has it switched off.
+        Raises UsageError, and presses none, for what is no key, and while the keyboard's buffer
+        (1 KiB) has no room for all or the guest has the keyboard switched off.
         """
+        from pyvmm.devices.keyboard_spec import KEYS
+
+        for name in names:
+            if name not in KEYS:
+                raise UsageError(f"A key must be a, 1, ctrl, f1, ret, delete or so, not {name!r}")
         with self.lock:
-            taken = self._keyboard.press(scancodes)
+            taken = self._keyboard.press([KEYS[name] for name in names])
             self._sync()
-        return taken
+        if not taken:
+            raise UsageError("The guest must read its keyboard before it can take more keys")
 
     def read(self, offset: int, size: int) -> int:
         """Answer a one-byte read."""
@@ -177,12 +200,12 @@ class I8042(Device):
                 pass
             case _:
                 self._config &= ~spec.CONFIG_KEYBOARD_OFF  # a byte for it switches it on
-                self._keyboard.command(value, bool(self._config & spec.CONFIG_TRANSLATE))
+                self._keyboard.command(value)
 
     def _answer(self, value: int) -> None:
         """Put the controller's byte in the output buffer; one of the keyboard comes after it."""
         if self._full and self._from_keyboard:
-            self._keyboard.output.appendleft(self._output)
+            self._displaced = self._output
         self._line.set(False)
         self._output, self._full, self._from_keyboard = value, True, False
 
@@ -195,6 +218,22 @@ class I8042(Device):
     def _sync(self) -> None:
         """Fill the output buffer if it is empty, and interrupt while it is full."""
         keyboard_on = not self._config & spec.CONFIG_KEYBOARD_OFF
-        if not self._full and keyboard_on and self._keyboard.output:
-            self._output, self._full, self._from_keyboard = self._keyboard.take(), True, True
+        if not self._full and keyboard_on and self._displaced is not None:
+            self._offer(self._displaced)
+            self._displaced = None
+        while not self._full and keyboard_on and self._keyboard.output:
+            self._receive(self._keyboard.take())
         self._line.set(self._full and bool(self._config & spec.CONFIG_KEYBOARD_INTERRUPT))
+
+    def _receive(self, value: int) -> None:
+        """Put a byte of the keyboard's in the output buffer, as a code of set 1 if it must be."""
+        if self._config & spec.CONFIG_TRANSLATE:
+            if value == spec.BREAK_2:
+                self._released = True
+                return
+            value = spec.TRANSLATION.get(value, value) | self._released * spec.RELEASED_1
+            self._released = False
+        self._offer(value)
+
+    def _offer(self, value: int) -> None:
+        self._output, self._full, self._from_keyboard = value, True, True

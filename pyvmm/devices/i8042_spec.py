@@ -1,7 +1,8 @@
 """Facts of the i8042 keyboard controller and an AT keyboard.
 
-Source: IBM, PS/2 Hardware Interface Technical Reference (1990), "Keyboard and Auxiliary Device
-Controller" and "Keyboards (101- and 102-key)".
+Sources: IBM, PS/2 Hardware Interface Technical Reference (1990), "Keyboard and Auxiliary Device
+Controller" and "Keyboards (101- and 102-key)"; Microsoft, Keyboard Scan Code Specification 1.3a
+(2000), for the translation of scan codes.
 """
 
 from __future__ import annotations
@@ -85,6 +86,22 @@ ACK = 0xFA
 PLEASE_RESEND = 0xFE
 BAT_PASSED = 0xAA
 ID = (0xAB, 0x83)
-ID_TRANSLATED = (0xAB, 0x41)  # the controller takes the second byte for a scan code
+SCAN_SETS = (1, 2)  # those that this one has
 SCAN_SET_DEFAULT = 2
-KEYBOARD_BUFFER = 16  # bytes
+
+# Scan codes. In set 1 a key's release is its code with this bit, in set 2 its code after BREAK_2.
+RELEASED_1 = 0x80
+BREAK_2 = 0xF0
+# The codes of set 2 by those of set 1, 0x00 to 0x7F: the controller's translation, backwards.
+SET_2 = bytes.fromhex(
+    "0076161e26252e363d3e46454e55660d"
+    "151d242d2c353c43444d545b5a141c1b"
+    "232b34333b424b4c520e125d1a22212a"
+    "32313a41494a597c1129580506040c03"
+    "0b830a0109777e6c757d7b6b73747969"
+    "727a707184606178070f171f272f373f"
+    "474f565e08101820283038404850576f"
+    "13193951535c5f6263646567686a6d6e"
+)
+TRANSLATION = {code: index for index, code in enumerate(SET_2) if code}
+KEYBOARD_BUFFER = 1024  # bytes, ours: a keyboard has 16, but programs type faster than people

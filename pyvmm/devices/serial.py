@@ -9,10 +9,12 @@ times after which a FIFO below its trigger level reports a time-out have always 
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 
 from pyvmm.bus import Device
 from pyvmm.devices import serial_spec as spec
+from pyvmm.errors import UsageError
 from pyvmm.irq import IrqLine
 from pyvmm.layout import KIB, MIB
 from pyvmm.log import Log
@@ -22,6 +24,7 @@ log = Log(__name__)
 
 UNSENT_STALLS = 64 * KIB  # the transmitter stays full while the back end holds more than this
 UNSENT_MAX = MIB  # what a guest sends all the same is lost beyond this
+BREAK = 0x100  # received as a character of zeros (§8.4)
 
 
 class CharBackend(Protocol):
@@ -62,7 +65,7 @@ class Serial(Device):
         self._line = line
         self._backend = backend
         self._on_output = on_output
-        self._received = bytearray()
+        self._received: deque[int] = deque()  # characters, and a BREAK where the line broke
         self._refused_input = False
         self._stalled = False
         self._said_lost = False
@@ -107,7 +110,7 @@ class Serial(Device):
             case spec.DLL | spec.DLM if self._lcr & spec.LCR_DLAB:
                 return self._divisor[offset]
             case spec.RBR:
-                return self._received.pop(0) if self._received else 0
+                return self._received.popleft() & 0xFF if self._received else 0
             case spec.IER:
                 return self._ier
             case spec.IIR:
@@ -122,6 +125,8 @@ class Serial(Device):
             case spec.LSR:
                 value = self._lsr()
                 self._overrun = 0
+                if self._broken():
+                    self._received[0] = 0
                 return value
             case spec.MSR:
                 value = self._msr
@@ -207,6 +212,17 @@ class Serial(Device):
             self._sync()
         return taken
 
+    def send_break(self, then: bytes = b"") -> None:
+        """Break the line for a moment, and send `then` after it. Any thread.
+
+        Raises UsageError while the guest has no room for all of it.
+        """
+        with self.lock:
+            if self._mcr & spec.MCR_LOOP or self._room() < 1 + len(then):
+                raise UsageError(f"The guest must read {self.name} before it can take a break")
+            self._received += (BREAK, *then)
+            self._sync()
+
     def drained(self) -> None:
         """The back end has sent all that it held. Any thread."""
         with self.lock:
@@ -227,14 +243,21 @@ class Serial(Device):
     def _room(self) -> int:
         return (spec.FIFO_SIZE if self._fcr & spec.FCR_ENABLE else 1) - len(self._received)
 
+    def _broken(self) -> bool:
+        """Whether what would be read next is a break that the status has not told of."""
+        return bool(self._received) and self._received[0] == BREAK
+
     def _lsr(self) -> int:
         ready = spec.LSR_DR if self._received else 0
         empty = 0 if self._stalled else spec.LSR_THRE | spec.LSR_TEMT
-        return ready | self._overrun | empty
+        broken = spec.LSR_BI if self._broken() else 0
+        if self._fcr & spec.FCR_ENABLE and BREAK in self._received:
+            broken |= spec.LSR_FIFO_ERROR
+        return ready | self._overrun | empty | broken
 
     def _interrupt(self) -> int:
         """The pending and enabled source of the highest priority, table IV."""
-        if self._ier & spec.IER_ELSI and self._overrun:
+        if self._ier & spec.IER_ELSI and (self._overrun or self._broken()):
             return spec.IIR_LINE_STATUS
         if self._ier & spec.IER_ERBFI and self._received:
             trigger = spec.TRIGGER_LEVELS[self._fcr >> spec.FCR_TRIGGER_SHIFT]
@@ -252,7 +275,7 @@ class Serial(Device):
     def _sync(self) -> None:
         # First the status, then the interrupt: a guest that is interrupted reads what was published
         # at once, on another thread, and must find the reason there.
-        if self._overrun:
+        if self._overrun or self._broken():
             self.window.withdraw(spec.LSR)
         else:
             self.window.publish(spec.LSR, bytes((self._lsr(),)))

@@ -57,8 +57,10 @@ MCR_MASK = 0x1F
 # §8.4 line status.
 LSR_DR = 0x01
 LSR_OE = 0x02
+LSR_BI = 0x10  # of the character that would be read next, as the error bits between are
 LSR_THRE = 0x20
 LSR_TEMT = 0x40
+LSR_FIFO_ERROR = 0x80  # with the FIFOs on: there is a character with an error among those received
 
 # §8.9 modem status: inputs above, "has changed since the last read" four bits below each.
 MSR_TERI = 0x04  # of RI only the trailing edge counts

@@ -92,6 +92,7 @@
 #define KVM_GUESTDBG_USE_HW_BP ...
 #define KVM_GUESTDBG_INJECT_DB ...
 #define KVM_GUESTDBG_INJECT_BP ...
+#define KVM_GUESTDBG_BLOCKIRQ ...
 #define KVM_INTERNAL_ERROR_EMULATION ...
 #define KVM_INTERNAL_ERROR_SIMUL_EX ...
 #define KVM_INTERNAL_ERROR_DELIVERY_EV ...
@@ -246,8 +247,40 @@ struct kvm_cpuid2 {
     ...;
 };
 
+struct kvm_pic_state {
+    uint8_t last_irr, irr, imr, isr;
+    uint8_t priority_add;
+    uint8_t irq_base;
+    uint8_t read_reg_select;
+    uint8_t poll;
+    uint8_t special_mask;
+    uint8_t init_state;
+    uint8_t auto_eoi;
+    uint8_t rotate_on_auto_eoi;
+    uint8_t special_fully_nested_mode;
+    uint8_t init4;
+    uint8_t elcr;
+    uint8_t elcr_mask;
+};
+
+struct kvm_ioapic_state {
+    unsigned long long base_address;
+    uint32_t ioregsel;
+    uint32_t id;
+    uint32_t irr;
+    uint32_t pad;
+    union {
+        unsigned long long bits;
+    } redirtbl[24];
+};
+
 struct kvm_irqchip {
     uint32_t chip_id;
+    union {
+        char dummy[512];
+        struct kvm_pic_state pic;
+        struct kvm_ioapic_state ioapic;
+    } chip;
     ...;
 };
 

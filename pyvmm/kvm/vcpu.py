@@ -1,6 +1,7 @@
 """A virtual CPU: running it, and its state."""
 
 import errno
+import threading
 from collections.abc import Mapping, Sequence
 
 from pyvmm.errors import KvmError
@@ -25,6 +26,17 @@ class LastExit(Value):
     address: int
     size: int
     rip: int
+
+
+class Place(Value):
+    """How often the guest accessed an address in one way: a kind of EXIT_KINDS.
+
+    `address` is None for all those that had no room in the table of 256 addresses.
+    """
+
+    kind: str
+    address: int | None
+    count: int
 
 
 class _State:
@@ -62,6 +74,7 @@ class Vcpu(Handle):
     def __init__(self, fd: int, index: int, mmap_size: int) -> None:
         super().__init__(fd)
         self.index = index
+        self.thread_id = 0  # the host's, of the thread that runs it; 0 before there is one
         self.native = ffi.new("struct pv_vcpu *", {"fd": fd, "index": index, "run_size": mmap_size})
         error = lib.pv_vcpu_open(self.native)
         if error:
@@ -84,6 +97,7 @@ class Vcpu(Handle):
         error = lib.pv_vcpu_enter(self.native)
         if error:
             raise KvmError("pthread_sigmask", -error, f"vCPU {self.index}")
+        self.thread_id = threading.get_native_id()
 
     def leave_thread(self) -> None:
         """Take enter_thread back, before the thread ends."""
@@ -157,6 +171,21 @@ class Vcpu(Handle):
             for at in range(max(0, count - lib.PV_TRACE), count)
         )
         return [LastExit(EXIT_KINDS[e.kind], e.address, e.size, e.rip) for e in entries]
+
+    def places(self) -> list[Place]:
+        """The addresses that the guest accessed, the most frequent first. Any thread."""
+        native = self.native
+        found = [
+            Place(EXIT_KINDS[one.kind], one.address, one.count)
+            for one in native.places
+            if one.count
+        ]
+        found += [
+            Place(EXIT_KINDS[kind], None, count)
+            for kind, count in enumerate(native.elsewhere)
+            if count
+        ]
+        return sorted(found, key=lambda place: -place.count)
 
     # ---- state ----
 

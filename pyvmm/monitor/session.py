@@ -13,9 +13,11 @@ from pyvmm.monitor.command import Argument, Command, parse_arguments
 from pyvmm.monitor.result import Result
 
 if TYPE_CHECKING:
+    from pyvmm.inspection.symbols import Symbols
     from pyvmm.machine import Machine
 
 log = Log(__name__)
+NAME_WORDS_MAX = 3  # of a command, as `info page tables`
 
 
 class Interrupted(PyvmmError):
@@ -36,6 +38,13 @@ class Session:
         self.machine = machine
         self.cpu = 0  # the vCPU whose registers and page tables count
         self._interrupted = threading.Event()
+
+    @property
+    def symbols(self) -> Symbols:
+        """What gives the guest's addresses names; a command asks once, for it may take a search."""
+        from pyvmm.inspection.names import symbols_of
+
+        return symbols_of(self.machine)
 
     @property
     def commands(self) -> Mapping[str, Command]:
@@ -75,7 +84,7 @@ class Session:
         if slash and word in self.commands:
             return self.commands[word], f"/{after}"
         words = line.split()
-        for count in range(min(len(words), 2), 0, -1):
+        for count in range(min(len(words), NAME_WORDS_MAX), 0, -1):
             command = self.commands.get(" ".join(words[:count]))
             if command is not None:
                 return command, line.split(None, count)[count] if len(words) > count else ""

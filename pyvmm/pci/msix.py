@@ -45,9 +45,19 @@ class Msix:
         self.reset()
 
     @property
+    def count(self) -> int:
+        """How many vectors there are."""
+        return len(self._vectors)
+
+    @property
     def enabled(self) -> bool:
         """Whether the function sends messages instead of driving its pin."""
         return bool(self._control & spec.MSIX_CONTROL_ENABLE)
+
+    @property
+    def messages(self) -> list[tuple[int, int] | None]:
+        """Each vector's address and data as KVM was last told them, None for one never used."""
+        return list(self._sent)
 
     @property
     def _control(self) -> int:

@@ -36,6 +36,7 @@ COMMAND = 0x04  # 16, RW
 STATUS = 0x06  # 16, some bits W1C
 REVISION = 0x08  # 8
 CLASS = 0x09  # 24: interface, subclass, base class
+CLASS_INTERFACE_BITS = 8  # of those 24
 HEADER_TYPE = 0x0E  # 8
 BAR0 = 0x10  # 6 × 32, RW above the size
 BARS = 6
@@ -95,6 +96,15 @@ MSIX_PENDING_WIDTH = 64  # the array of pending bits comes in quadwords, §6.8.2
 
 # Appendix D class codes, as CLASS holds them.
 CLASS_HOST_BRIDGE = 0x06_0000
+CLASS_NAMES = {  # by base class and subclass: what a machine here may have
+    0x00FF: "unclassified device",
+    0x0100: "SCSI controller",
+    0x0180: "mass storage controller",
+    0x0200: "Ethernet controller",
+    0x0600: "host bridge",
+    0x0780: "communication controller",
+}
+CAPABILITY_NAMES = {CAPABILITY_VENDOR: "vendor", CAPABILITY_MSIX: "MSI-X"}
 
 # The host bridge: QEMU's generic one for PCIe (docs/specs/pci-ids.rst), which no driver takes and
 # for which Linux has no quirk; those of real chip sets invite drivers to look for their registers.

@@ -36,7 +36,7 @@ class PciRoot(Device):
     ) -> None:
         super().__init__(name)
         self._windows = windows
-        self._functions: dict[int, Function] = {}  # by place
+        self.functions: dict[int, Function] = {}  # by place
         self._publishing = threading.Lock()
         self._ports = ConfigPorts(self, reset_machine)
 
@@ -50,22 +50,22 @@ class PciRoot(Device):
                 f"A PCI device must be 0 to 31 with functions 0 to 7, not {device}.{number}"
             )
         place = device * spec.FUNCTIONS + number
-        if place in self._functions:
+        if place in self.functions:
             raise UsageError(f"PCI device {device}.{number} must be free")
         if number:
-            first = self._functions.get(place - number)
+            first = self.functions.get(place - number)
             if first is None:
                 raise UsageError(f"PCI device {device} must have a function 0 first")
             first.config.data[spec.HEADER_TYPE] |= spec.HEADER_MULTIFUNCTION
         function.windows = self._windows
         function.publish = partial(self._publish, place)
-        self._functions[place] = function
+        self.functions[place] = function
 
     def claim(self, pio: Bus, mmio: Bus) -> None:
         """Take the configuration ports and ECAM. Raises UsageError if they are not free."""
         pio.claim(layout.PCI_CONFIG_ADDRESS, spec.PORTS, self._ports, width=spec.WIDTH)
         self.window = mmio.claim(layout.ECAM, layout.ECAM_SIZE, self, width=spec.WIDTH)
-        places = [-1, *sorted(self._functions), spec.DEVICES * spec.FUNCTIONS]
+        places = [-1, *sorted(self.functions), spec.DEVICES * spec.FUNCTIONS]
         for before, after in pairwise(places):
             absent = after - before - 1
             if absent:
@@ -76,13 +76,13 @@ class PciRoot(Device):
     def reset(self) -> None:
         """Reset all functions and forget the address latch."""
         self._ports.reset()
-        for function in self._functions.values():
+        for function in self.functions.values():
             function.reset()
             function.publish()
 
     def _publish(self, place: int) -> None:
         """Show the exit loop the configuration space at `place`. Any thread."""
-        function, base = self._functions[place], place << spec.FUNCTION_SHIFT
+        function, base = self.functions[place], place << spec.FUNCTION_SHIFT
         opaque = function.opaque or range(spec.CONFIG_SIZE, spec.CONFIG_SIZE)
         with self._publishing:
             data = bytes(function.config.data)
@@ -92,14 +92,14 @@ class PciRoot(Device):
 
     def read(self, offset: int, size: int) -> int:
         """Answer a read of configuration space."""
-        function = self._functions.get(offset >> spec.FUNCTION_SHIFT)
+        function = self.functions.get(offset >> spec.FUNCTION_SHIFT)
         if function is None:
             return super().read(offset, size)
         return function.read(offset & spec.CONFIG_SIZE - 1, size)
 
     def write(self, offset: int, size: int, value: int) -> None:
         """Take a write of configuration space."""
-        function = self._functions.get(offset >> spec.FUNCTION_SHIFT)
+        function = self.functions.get(offset >> spec.FUNCTION_SHIFT)
         if function is not None:
             function.write(offset & spec.CONFIG_SIZE - 1, size, value)
 

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Sequence
 
 from pyvmm.errors import MemoryAccessError, UsageError
+from pyvmm.events import BalloonChanged, Event
 from pyvmm.layout import KIB, MIB
 from pyvmm.memory import GuestMemory, parse_size
 from pyvmm.virtio import balloon_spec as spec
@@ -23,14 +24,24 @@ MOST = 64 * KIB  # bytes of a request that are looked at; Linux's have 1 KiB
 
 
 class Balloon(VirtioDevice):
-    """See VirtioDevice. `target` is what the guest is to be left with at first, as in `resize`."""
+    """See VirtioDevice. `target` is what the guest is to be left with at first, as in `resize`.
+
+    `tell` is told of each BalloonChanged.
+    """
 
     ID = virtio_spec.ID_BALLOON
 
-    def __init__(self, name: str, *, target: int | str | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        *,
+        target: int | str | None = None,
+        tell: Callable[[Event], object] = lambda event: None,
+    ) -> None:
         features = spec.F_STATS_VQ | spec.F_DEFLATE_ON_OOM | spec.F_PAGE_REPORTING
         super().__init__(name, [QUEUE_SIZE] * spec.QUEUES, features)
         self._initial = target
+        self._tell = tell
         self._wanted = 0  # pages in the balloon, as we would like it
         self._actual = 0  # pages in the balloon, as the driver says
         self._roles: dict[int, Callable[[Chain], None]] = {}
@@ -64,6 +75,11 @@ class Balloon(VirtioDevice):
         self._wanted = (self.memory.size - size) // spec.PAGE
 
     @property
+    def target(self) -> int:
+        """How many bytes of its memory the guest is to be left with."""
+        return self.memory.size - self._wanted * spec.PAGE
+
+    @property
     def size(self) -> int:
         """How many bytes of its memory the guest has, as its driver says."""
         return self.memory.size - min(self._actual * spec.PAGE, self.memory.size)
@@ -90,7 +106,9 @@ class Balloon(VirtioDevice):
     def write_config(self, offset: int, data: bytes) -> None:
         """The driver tells how many pages the balloon has."""
         if offset == spec.ACTUAL and len(data) == spec.ACTUAL_SIZE:
-            self._actual = int.from_bytes(data, "little")
+            before, self._actual = self.size, int.from_bytes(data, "little")
+            if self.size != before:
+                self._tell(BalloonChanged(self.size))
 
     def activate(self, features: int, rings: Sequence[Ring]) -> None:
         """See VirtioDevice. The reporting queue is the last one, whatever its number."""

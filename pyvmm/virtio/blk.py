@@ -11,12 +11,15 @@ import errno
 from collections.abc import Callable, Sequence
 
 from pyvmm import fastpath
-from pyvmm.log import Log
+from pyvmm.errors import HostError
+from pyvmm.events import BlockError, Event
 from pyvmm.loop import Timer
+from pyvmm.memory import parse_size
 from pyvmm.typed import TYPE_CHECKING, Protocol
 from pyvmm.virtio import blk_spec as spec
 from pyvmm.virtio import virtio_spec
-from pyvmm.virtio.blk_counter import BlockCounter
+from pyvmm.virtio.blk_counter import BlockCounter, kind_of
+from pyvmm.virtio.blk_execution import carry_out
 from pyvmm.virtio.blk_request import Request
 from pyvmm.virtio.bucket import TokenBucket
 from pyvmm.virtio.chain import Chain
@@ -26,8 +29,6 @@ from pyvmm.virtio.virtqueue import QueueError, Ring, Virtqueue
 if TYPE_CHECKING:
     from pyvmm.virtio.native_blk import NativeBlk
     from pyvmm.virtio.statistics import BlockStatistics
-
-log = Log(__name__)
 
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 PROBE_SECONDS = 1.0  # between attempts to write what there was no space for
@@ -66,6 +67,18 @@ class Storage(Protocol):
     def write_zeroes(self, offset: int, length: int, unmap: bool) -> None:
         """Make it read as zeros; with `unmap` the space may be given up."""
 
+    def resize(self, total: int) -> None:
+        """Have `total` bytes from now on; what was beyond is lost.
+
+        Raises UsageError where that cannot be, OSError.
+        """
+
+    def commit(self) -> None:
+        """Write what a snapshot keeps into its image.
+
+        Raises UsageError if it is no snapshot, HostError if others have the image, OSError.
+        """
+
     def close(self) -> None:
         """Release it."""
 
@@ -89,6 +102,7 @@ class Blk(VirtioDevice):
         poll: int = 0,
         hold: Callable[[str], Callable[[], object]] | None = None,
         packed: bool = False,
+        tell: Callable[[Event], object] = lambda event: None,
     ) -> None:
         """`serial` is ASCII, at most 20 characters; `iops` and `bps` are rates, 0 is no limit.
 
@@ -96,7 +110,8 @@ class Blk(VirtioDevice):
         waits for a doorbell.
 
         `writeback` is the cache mode after a reset. `hold` stops the machine for a reason until
-        what it returns is called: for writes that find no space. Without it they fail.
+        what it returns is called: for writes that find no space. Without it they fail. `tell` is
+        told of each BlockError.
         """
         features = (
             spec.F_SIZE_MAX
@@ -125,6 +140,7 @@ class Blk(VirtioDevice):
             if rate
         ]
         self._hold = hold
+        self._tell = tell
         self._go_on: Callable[[], object] | None = None  # ends the hold, if there is one
         self._kept: list[tuple[Virtqueue, Request]] = []
         self._timer: Timer | None = None  # no request is taken while it runs
@@ -135,12 +151,41 @@ class Blk(VirtioDevice):
         super().close()
         self.storage.close()
 
-    def resize(self) -> None:
-        """Tell the driver that the storage has another size now. Any thread."""
-        native = self._native
-        if native is not None:
-            native.set_size(self.storage.size)
+    def resize(self, size: int | str) -> None:
+        """Make the disk `size` bytes, also as `10G`, and tell the driver. Any thread.
+
+        A file is made so long; what was beyond a smaller size is lost. A block device must have
+        the size already. Raises UsageError where that cannot be, HostError.
+        """
+        total = parse_size(size, "size")
+        self._change("resized", lambda: self.storage.resize(total))
         self.transport.config_changed()
+
+    def commit(self) -> None:
+        """Write what a snapshot keeps into its image; requests wait meanwhile. Any thread.
+
+        Raises UsageError if the disk is no snapshot, HostError.
+        """
+        self._change("committed", self.storage.commit)
+
+    def _change(self, done: str, change: Callable[[], object]) -> None:
+        """Change the storage while no request is at it. Any thread."""
+
+        def run() -> None:
+            serving = bool(self.queues)
+            if serving:
+                self.quiesce()
+            try:
+                change()
+            except OSError as error:
+                raise HostError(f"{self.name} cannot be {done}: {error.strerror}") from error
+            finally:
+                if self._native is not None:
+                    self._native.set_size(self.storage.size)
+                if serving:
+                    self.resume()
+
+        self.worker.call(run)
 
     def statistics(self) -> BlockStatistics:
         """See VirtioDevice. Any thread."""
@@ -149,7 +194,12 @@ class Blk(VirtioDevice):
     @property
     def data_path(self) -> str:
         """See VirtioDevice. Any thread."""
-        return "Python" if self._native is None else "C"
+        return "Python" if self._fd is None else "C"
+
+    @property
+    def _fd(self) -> int | None:
+        """What csrc/worker.c is to serve the queues from, if it can."""
+        return self.storage.fd if fastpath.enabled() else None
 
     # ---- configuration space ----
 
@@ -189,10 +239,11 @@ class Blk(VirtioDevice):
         """See VirtioDevice. A driver that cannot flush gets a writethrough cache (§5.2.5.2)."""
         if not features & spec.F_FLUSH:
             self.writeback = False
-        if self.storage.fd is None or not fastpath.enabled():
+        fd = self._fd
+        if fd is None:
             super().activate(features, rings)
         else:
-            self._activate_native(self.storage.fd, features, rings)
+            self._activate_native(fd, features, rings)
 
     def _activate_native(self, fd: int, features: int, rings: Sequence[Ring]) -> None:
         """Have csrc/worker.c serve the queues."""
@@ -267,7 +318,7 @@ class Blk(VirtioDevice):
         request = Request(chain)
         self._counter.begin()
         if failed:
-            self._complain(failed)
+            self._complain(request, failed)
             self._finish(request, spec.S_IOERR)
         elif not self._attempt(queue, request):
             return
@@ -276,12 +327,12 @@ class Blk(VirtioDevice):
     def _attempt(self, queue: Virtqueue, request: Request) -> bool:
         """Carry it out and set its status; False if it is kept until there is space."""
         try:
-            status = self._carry_out(request)
+            status = carry_out(self, request)
         except OSError as error:
             if self._hold and error.errno in NO_SPACE and request.kind != spec.T_FLUSH:
-                self._keep(queue, request, self._hold)
+                self._keep(queue, request, error, self._hold)
                 return False
-            self._complain(error)
+            self._complain(request, error)
             status = spec.S_IOERR
         self._finish(request, status)
         return True
@@ -289,94 +340,6 @@ class Blk(VirtioDevice):
     def _finish(self, request: Request, status: int) -> None:
         request.finish(status)
         self._counter.end(request, status)
-
-    def _carry_out(self, request: Request) -> int:
-        """The request's status. Raises OSError."""
-        match request.kind:
-            case spec.T_IN:
-                return self._read(request)
-            case spec.T_OUT:
-                return self._write(request)
-            case spec.T_FLUSH:
-                self.storage.flush()
-                return spec.S_OK
-            case spec.T_GET_ID:
-                return self._get_id(request)
-            case spec.T_DISCARD if self.features & spec.F_DISCARD:
-                return self._discard(request)
-            case spec.T_WRITE_ZEROES if self.features & spec.F_WRITE_ZEROES:
-                return self._write_zeroes(request)
-            case None:
-                return spec.S_IOERR
-            case _:
-                return spec.S_UNSUPP
-
-    def _inside(self, sector: int, length: int) -> bool:
-        return sector * spec.SECTOR + length <= self.storage.size and length % spec.SECTOR == 0
-
-    def _read(self, request: Request) -> int:
-        if not self._inside(request.sector, request.room):
-            return spec.S_IOERR
-        self.storage.preadv(request.writable, request.sector * spec.SECTOR)
-        request.chain.written = request.room
-        return spec.S_OK
-
-    def _write(self, request: Request) -> int:
-        length = sum(map(len, request.readable))
-        if self.storage.read_only or not self._inside(request.sector, length):
-            return spec.S_IOERR
-        self.storage.pwritev(request.readable, request.sector * spec.SECTOR)
-        self._written()
-        return spec.S_OK
-
-    def _written(self) -> None:
-        """Data was written: without a write cache it has to be permanent now (§5.2.6.2)."""
-        if not self.writeback:
-            self.storage.flush()
-
-    def _get_id(self, request: Request) -> int:
-        if request.room != spec.ID_SIZE:
-            return spec.S_IOERR
-        request.chain.write(self.serial)
-        return spec.S_OK
-
-    def _discard(self, request: Request) -> int:
-        status, ranges = self._ranges(request, spec.DISCARD_SECTORS, 0)
-        request.covered = sum(length for _, length, _ in ranges)
-        for offset, length, _ in ranges:
-            self.storage.discard(offset, length)
-        return status
-
-    def _write_zeroes(self, request: Request) -> int:
-        status, ranges = self._ranges(request, spec.WRITE_ZEROES_SECTORS, spec.SEGMENT_UNMAP)
-        request.covered = sum(length for _, length, _ in ranges)
-        for offset, length, flags in ranges:
-            unmap = bool(flags & spec.SEGMENT_UNMAP and self.features & spec.F_DISCARD)
-            self.storage.write_zeroes(offset, length, unmap)
-        if ranges:
-            self._written()
-        return status
-
-    def _ranges(
-        self, request: Request, longest: int, allowed: int
-    ) -> tuple[int, list[tuple[int, int, int]]]:
-        """A status, and if that is OK the (offset, length, flags) of every range, all checked."""
-        if request.length - request.room > spec.RANGES * spec.SEGMENT.size:
-            return spec.S_IOERR, []
-        data = b"".join(request.readable)
-        if not data or len(data) % spec.SEGMENT.size:
-            return spec.S_IOERR, []
-        segments = list(spec.SEGMENT.iter_unpack(data))
-        if any(flags & ~allowed for _, _, flags in segments):
-            return spec.S_UNSUPP, []
-        for sector, sectors, _ in segments:
-            if sectors > longest or not self._inside(sector, sectors * spec.SECTOR):
-                return spec.S_IOERR, []
-        return spec.S_OK, [
-            (sector * spec.SECTOR, sectors * spec.SECTOR, flags)
-            for sector, sectors, flags in segments
-            if sectors
-        ]
 
     # ---- waiting ----
 
@@ -388,10 +351,15 @@ class Blk(VirtioDevice):
             self._wait(max(waits))
 
     def _keep(
-        self, queue: Virtqueue, request: Request, hold: Callable[[str], Callable[[], object]]
+        self,
+        queue: Virtqueue,
+        request: Request,
+        error: OSError,
+        hold: Callable[[str], Callable[[], object]],
     ) -> None:
         self._kept.append((queue, request))
         if self._go_on is None:
+            self._tell_of(request, error, stopped=True)
             self._go_on = hold(f"{self.name} is out of space on the host; it goes on when there is")
         self._wait(PROBE_SECONDS)
 
@@ -421,8 +389,13 @@ class Blk(VirtioDevice):
             self._go_on()
             self._go_on = None
 
-    def _complain(self, error: OSError) -> None:
+    def _complain(self, request: Request, error: OSError) -> None:
+        self._tell_of(request, error, stopped=False)
         now = self.worker.loop.now()
         if now >= self._quiet_until:
             self._quiet_until = now + QUIET_SECONDS
-            log.warning("%s: a request failed: %s", self.name, error.strerror or error)
+            self.log.warning("%s: a request failed: %s", self.name, error.strerror or error)
+
+    def _tell_of(self, request: Request, error: OSError, *, stopped: bool) -> None:
+        reason = error.strerror or str(error)
+        self._tell(BlockError(self.name, kind_of(request), reason, stopped))

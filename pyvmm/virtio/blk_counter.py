@@ -17,6 +17,11 @@ KINDS = ((spec.T_IN,), (spec.T_OUT,), (spec.T_FLUSH,), (spec.T_DISCARD, spec.T_W
 INDEX: dict[int | None, int] = {kind: at for at, kinds in enumerate(KINDS) for kind in kinds}
 
 
+def kind_of(request: Request) -> str:
+    """The name of its kind: a field of BlockStatistics."""
+    return BlockStatistics.fields[INDEX[request.kind]]
+
+
 class Threads(Protocol):
     """Those that serve a disk in Python's place."""
 

@@ -24,6 +24,7 @@ SECTOR = 512  # bytes, the unit of the protocol whatever the block size is: §5.
 # num_queues, le32 max_discard_sectors, max_discard_seg, discard_sector_alignment,
 # max_write_zeroes_sectors, max_write_zeroes_seg, u8 write_zeroes_may_unmap.
 CONFIG = struct.Struct("<QII4xIBBHIBxHIIIIIB3x")
+CAPACITY = struct.Struct("<Q")  # sectors, its first field
 CONFIG_WRITEBACK = 32  # the offset of `writeback`, the only field that a driver may write
 CONFIG_SIZE_MAX = slice(8, 12)
 CONFIG_NUM_QUEUES = slice(34, 36)

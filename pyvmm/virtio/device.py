@@ -18,7 +18,7 @@ import os
 from collections.abc import Sequence
 from functools import partial
 
-from pyvmm.log import Log
+from pyvmm.log import DEVICE_LOGS, Log
 from pyvmm.memory import GuestMemory
 from pyvmm.typed import ClassVar, Protocol
 from pyvmm.value import Value
@@ -26,8 +26,6 @@ from pyvmm.virtio import virtio_spec as spec
 from pyvmm.virtio.chain import Chain
 from pyvmm.virtio.virtqueue import QueueError, Ring, Virtqueue, open_queue
 from pyvmm.worker import Worker
-
-log = Log(__name__)
 
 COMPLAINTS_MAX = 16  # log lines about a device's driver: a guest could write any number
 
@@ -70,6 +68,7 @@ class VirtioDevice:
             | spec.F_EVENT_IDX
             | (spec.F_RING_PACKED if packed else 0)
         )
+        self.log = Log(f"{DEVICE_LOGS}{name}")
         self.worker = Worker(name)
         self.memory: GuestMemory
         self.transport: Transport
@@ -97,6 +96,10 @@ class VirtioDevice:
     def statistics(self) -> Value | None:
         """What it has done (pyvmm.virtio.statistics), or None where nobody counts. Any thread."""
         return None
+
+    def positions(self) -> dict[int, int]:
+        """How far it has come in its queues, by index: Virtqueue.position, where it is known."""
+        return {index: queue.position for index, queue in (self._held | self.queues).items()}
 
     # ---- configuration space; on any thread, with the transport's lock for it held ----
 
@@ -158,7 +161,7 @@ class VirtioDevice:
         """Log what the driver has done wrong, unless it has filled the log already. Any thread."""
         if self._complaints < COMPLAINTS_MAX:
             self._complaints += 1
-            log.warning("%s: the guest's driver %s", self.name, what)
+            self.log.warning("%s: the guest's driver %s", self.name, what)
 
     def _stop(self) -> None:
         self._ignore_doorbells()

@@ -26,13 +26,13 @@ class MmioTransport(RegisterTransport):
         base: int,
         line: IrqLine,
     ) -> None:
-        self._base = base
+        self.base = base
         self._line = line
         super().__init__(device, memory, loop, doorbells)
 
     def doorbell_at(self, index: int) -> tuple[int, int | None] | None:
         """See RegisterTransport."""
-        return self._base + spec.QUEUE_NOTIFY, index
+        return self.base + spec.QUEUE_NOTIFY, index
 
     def drive(self, level: bool) -> None:
         """See RegisterTransport."""

@@ -29,7 +29,7 @@ class NativeNet:
         self._net = net
         self._attention = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._pairs: list[Any] = []  # struct pv_net, opened
-        self._kept: list[Any] = []  # their rings
+        self._rings: dict[int, Any] = {}  # struct pv_queue, by index
         try:
             for pair, fd in enumerate(net.link.fds):
                 both = [rings.get(index) for index in spec.queue_indices(pair)]
@@ -67,7 +67,7 @@ class NativeNet:
         if ring is None:
             return {}
         native = native_ring(self._net.memory, ring)
-        self._kept.append(native)
+        self._rings[ring.index] = native
         return {"ring": native, "doorbell": ring.doorbell, "call": ring.call}
 
     def start(self) -> None:
@@ -95,6 +95,10 @@ class NativeNet:
         fields = [name for name, _ in ffi.typeof("struct pv_net_counters").fields]
         pairs = tuple(self._pairs)
         return {name: sum(getattr(pair.counters, name) for pair in pairs) for name in fields}
+
+    def positions(self) -> dict[int, int]:
+        """See Mover."""
+        return {index: int(native.next_avail) for index, native in self._rings.items()}
 
     def _attend(self) -> None:
         """The driver has broken a rule, or the tap is gone."""

@@ -76,6 +76,11 @@ class NativeQueue(Virtqueue):
         self._native = native_ring(memory, ring)
         self._chain = ffi.new("struct pv_chain *")
 
+    @property
+    def position(self) -> int:
+        """See Virtqueue."""
+        return int(self._native.next_avail)
+
     def pop(self) -> Chain | None:
         """See Virtqueue."""
         if not self._check(lib.pv_queue_pop(self._native, self._chain)):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from pyvmm.log import Log
+from pyvmm.events import Event, LinkChanged
 from pyvmm.loop import Loop
 from pyvmm.memory import GuestMemory
 from pyvmm.typed import Protocol
@@ -21,8 +21,6 @@ from pyvmm.virtio.net_control import Control
 from pyvmm.virtio.net_frame import OVERHEAD, BadFrame, Buffer, check, consistent, flow
 from pyvmm.virtio.statistics import NetStatistics
 from pyvmm.virtio.virtqueue import QueueError, Ring, Virtqueue
-
-log = Log(__name__)
 
 QUIET_SECONDS = 10.0  # between two log lines about frames that could not be sent
 
@@ -78,9 +76,20 @@ class Net(VirtioDevice):
     ID = virtio_spec.ID_NET
 
     def __init__(
-        self, name: str, link: Link, mac: bytes, *, pairs: int = 1, mtu: int | None = None
+        self,
+        name: str,
+        link: Link,
+        mac: bytes,
+        *,
+        pairs: int = 1,
+        mtu: int | None = None,
+        tell: Callable[[Event], object] = lambda event: None,
     ) -> None:
-        """`pairs` of queues are the most that the driver may use, `mtu` [the link's] in bytes."""
+        """`pairs` of queues are the most that the driver may use, `mtu` [the link's] in bytes.
+
+        `tell` is told of each LinkChanged.
+        """
+        self._tell = tell
         self.control = Control(self, mac, link.mtu if mtu is None else mtu, pairs)
         offloads = consistent(link.offloads)
         features = self.control.features | spec.F_MRG_RXBUF | offloads
@@ -121,7 +130,7 @@ class Net(VirtioDevice):
     def set_link(self, up: bool) -> None:
         """Plug the cable in, or pull it. Any thread."""
         self._plugged = up
-        self.worker.loop.call_soon(self._changed)
+        self.worker.call(self._changed)
 
     def _changed(self) -> None:
         self.control.set_link(self._plugged and self.link.up)
@@ -148,6 +157,11 @@ class Net(VirtioDevice):
     def config_changed(self) -> None:
         """See net_control.Owner."""
         self.transport.config_changed()
+
+    def link_changed(self) -> None:
+        """See net_control.Owner."""
+        self.transport.config_changed()
+        self._tell(LinkChanged(self.name, self.control.link_up))
 
     # ---- life ----
 
@@ -325,4 +339,4 @@ class Net(VirtioDevice):
         now = self.worker.loop.now()
         if now >= self._quiet_until:
             self._quiet_until = now + QUIET_SECONDS
-            log.warning("%s: a frame was not sent: %s", self.name, error.strerror or error)
+            self.log.warning("%s: a frame was not sent: %s", self.name, error.strerror or error)

@@ -40,6 +40,9 @@ class Owner(Protocol):
     def config_changed(self) -> None:
         """Configuration space is not what it was."""
 
+    def link_changed(self) -> None:
+        """The link is up or down now, which configuration space tells."""
+
 
 class Control:
     """What the driver has set. The worker's thread, but for `config`, which any may call."""
@@ -84,7 +87,7 @@ class Control:
         if up != self.link_up:
             self.link_up = up
             self._announce = up and bool(self._features & spec.F_GUEST_ANNOUNCE)
-            self._owner.config_changed()
+            self._owner.link_changed()
 
     # ---- commands ----
 

@@ -55,6 +55,11 @@ class PackedQueue(Virtqueue):
         self._unpublished = 0  # descriptors pushed and not published
         self._first: tuple[int, int] | None = None  # where those begin, and the flags for it
 
+    @property
+    def position(self) -> int:
+        """See Virtqueue."""
+        return self._next_avail
+
     def pop(self) -> Chain | None:
         """See Virtqueue."""
         if not self._available():

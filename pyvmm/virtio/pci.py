@@ -90,6 +90,10 @@ class PciTransport(RegisterTransport):
             return None
         return self._placed + spec.NOTIFY + index * spec.NOTIFY_MULTIPLIER, None
 
+    def vector_of(self, eventfd: int) -> int | None:
+        """See RegisterTransport."""
+        return self._vectors.get(eventfd)
+
     def drive(self, level: bool) -> None:
         """See RegisterTransport."""
         self.function.set_interrupt(level)

@@ -28,6 +28,13 @@ CAP_NOTIFY = 2  # §4.1.4.4; le32 notify_off_multiplier follows
 CAP_ISR = 3
 CAP_DEVICE = 4
 CAP_PCI = 5  # §4.1.4.9; u8 pci_cfg_data[4] follows
+CAP_NAMES = {
+    CAP_COMMON: "common",
+    CAP_NOTIFY: "notify",
+    CAP_ISR: "ISR",
+    CAP_DEVICE: "device",
+    CAP_PCI: "window",
+}
 CAP_BAR = 4  # offsets in the capability, its header counted
 CAP_OFFSET = 8
 CAP_LENGTH = 12

@@ -59,6 +59,11 @@ class SplitQueue(Virtqueue):
         self._next_used = 0
         self._published = 0
 
+    @property
+    def position(self) -> int:
+        """See Virtqueue."""
+        return self._next_avail
+
     def pop(self) -> Chain | None:
         """See Virtqueue."""
         if not self._available():

@@ -8,12 +8,12 @@ rather than too little (VIRTIO 1.2 §5.1.6.5.1 asks for no more).
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from pyvmm import fastpath
 from pyvmm.errors import HostError
-from pyvmm.log import Log
+from pyvmm.events import Event
 from pyvmm.typed import Protocol
 from pyvmm.virtio import net_spec as spec
 from pyvmm.virtio import virtio_spec
@@ -23,8 +23,6 @@ from pyvmm.virtio.net import Link, Net
 from pyvmm.virtio.statistics import NetStatistics
 from pyvmm.virtio.vhost import Vhost
 from pyvmm.virtio.virtqueue import Virtqueue
-
-log = Log(__name__)
 
 # Of what is negotiated, what concerns those who serve the queues.
 QUEUE_FEATURES = (
@@ -69,6 +67,9 @@ class Mover(Protocol):
     def inspect(self) -> dict[str, int]:
         """What was done since it was made, under the names of NetStatistics among others."""
 
+    def positions(self) -> dict[int, int]:
+        """See VirtioDevice."""
+
 
 class TapNet(Net):
     """A virtio-net device, and the owner of its tap and of the kernel's part of it."""
@@ -84,6 +85,7 @@ class TapNet(Net):
         pairs: int = 1,
         mtu: int | None = None,
         vhosts: Sequence[Vhost] = (),
+        tell: Callable[[Event], object] = lambda event: None,
     ) -> None:
         """`vhosts` is a vhost-net device for each pair of queues, if the kernel is to serve them.
 
@@ -91,7 +93,7 @@ class TapNet(Net):
         """
         self._mover: Mover | None = None
         self._counting = threading.Lock()  # held while `_mover` and what it counted change
-        super().__init__(name, link, mac, pairs=pairs, mtu=mtu)
+        super().__init__(name, link, mac, pairs=pairs, mtu=mtu, tell=tell)
         self.vhosts = tuple(vhosts)
         for vhost in self.vhosts:
             self.features &= ~QUEUE_FEATURES | vhost.features
@@ -120,6 +122,14 @@ class TapNet(Net):
         """What Python and the mover have done, with `_counting` held."""
         moved = {} if self._mover is None else self._mover.inspect()
         return {name: count + moved.get(name, 0) for name, count in self._counts.items()}
+
+    def positions(self) -> dict[int, int]:
+        """See VirtioDevice."""
+        positions = super().positions()
+        if self._mover is None:
+            return positions
+        control = self.control.index
+        return {i: at for i, at in positions.items() if i == control} | self._mover.positions()
 
     @property
     def data_path(self) -> str:
@@ -179,7 +189,7 @@ class TapNet(Net):
             else:
                 self._mover.stop()
         except HostError as error:
-            log.warning("%s: %s", self.name, error)
+            self.log.warning("%s: %s", self.name, error)
             self.transport.needs_reset()
 
     # ---- what the host and the driver ask for meanwhile ----

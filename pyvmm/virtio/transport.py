@@ -16,14 +16,11 @@ from functools import partial
 from pyvmm.bus import Device
 from pyvmm.errors import HostError
 from pyvmm.irq import Doorbells
-from pyvmm.log import Log
 from pyvmm.loop import Loop
 from pyvmm.memory import GuestMemory
 from pyvmm.virtio import virtio_spec as spec
 from pyvmm.virtio.device import VirtioDevice
 from pyvmm.virtio.virtqueue import Ring
-
-log = Log(__name__)
 
 LOW_32 = (1 << 32) - 1
 FEATURE_WORDS = 2  # of 32 bits each, that any device may offer
@@ -196,7 +193,7 @@ class RegisterTransport(Device):
         try:
             self.device.worker.call(partial(self.device.activate, self._driver_features, rings))
         except HostError as error:
-            log.warning("%s: %s", self.name, error)
+            self.device.log.warning("%s: %s", self.name, error)
             with suppress(HostError):  # it has not even a thread
                 self.device.worker.call(self.device.deactivate)
             self._active = False
@@ -229,7 +226,16 @@ class RegisterTransport(Device):
             self._driver_features &= ~(LOW_32 << shift)
             self._driver_features |= value << shift
 
+    @property
+    def accepted_features(self) -> int:
+        """All that the driver has accepted. Any thread."""
+        return self._driver_features
+
     # ---- queues ----
+
+    def vector_of(self, eventfd: int) -> int | None:
+        """The MSI-X vector of an interrupt, if it has one. Any thread."""
+        return None
 
     @property
     def queue(self) -> QueueSetup | None:
@@ -293,7 +299,7 @@ class RegisterTransport(Device):
             try:
                 self._doorbells.connect(address, queue.doorbell, match)
             except HostError as error:  # the host's limit; `notify` rings this one
-                log.warning("%s: a doorbell is slow: %s", self.name, error)
+                self.device.log.warning("%s: a doorbell is slow: %s", self.name, error)
             else:
                 self._connected.append((address, queue.doorbell, match))
 

@@ -56,6 +56,10 @@ class VhostNet:
         """See Mover: the kernel does not count."""
         return {}
 
+    def positions(self) -> dict[int, int]:
+        """See Mover: the kernel does not tell while it works."""
+        return {}
+
     def _of_pair(self, pair: int) -> dict[int, Ring]:
         """Those of its rings that are in use, by the kernel's index: 0 receives, 1 sends."""
         rings = (self._rings.get(index) for index in net_spec.queue_indices(pair))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 
-from pyvmm.errors import MemoryAccessError
+from pyvmm.errors import MemoryAccessError, UsageError
 from pyvmm.virtio import blk_spec as spec
 from pyvmm.virtio import virtio_spec
 from pyvmm.virtio.vhost_user import BackEndError, VhostUser
@@ -53,6 +53,14 @@ class VhostUserBlk(VhostUserDevice):
         )
         if not any(self.config[spec.CONFIG_SIZE_MAX]):  # qemu-storage-daemon's way to set no limit
             self.features &= ~spec.F_SIZE_MAX
+
+    def resize(self, size: int | str) -> None:
+        """Raise UsageError: see Blk. Any thread."""
+        raise UsageError(f"{self.name} is served by another process, which alone can resize it")
+
+    def commit(self) -> None:
+        """Raise UsageError: see Blk. Any thread."""
+        raise UsageError(f"{self.name} is served by another process, which alone can commit it")
 
     # ---- configuration space ----
 

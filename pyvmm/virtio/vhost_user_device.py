@@ -15,7 +15,6 @@ from contextlib import suppress
 from functools import partial
 
 from pyvmm.errors import HostError
-from pyvmm.log import Log
 from pyvmm.loop import Timer
 from pyvmm.typed import Protocol
 from pyvmm.virtio import vhost_user_spec as vhost
@@ -24,8 +23,6 @@ from pyvmm.virtio.device import VirtioDevice
 from pyvmm.virtio.vhost_user import BackEndError, Channel, Inflight, VhostUser
 from pyvmm.virtio.vhost_user_journal import Journal, Journals
 from pyvmm.virtio.virtqueue import QueueError, Ring, open_queue
-
-log = Log(__name__)
 
 # Packed rings are not among them: their used index is nowhere in memory, to go on from.
 QUEUE_FEATURES = spec.F_VERSION_1 | spec.F_INDIRECT_DESC | spec.F_EVENT_IDX
@@ -315,7 +312,7 @@ class VhostUserDevice(VirtioDevice):
         reason = self._explain(error)
         self._disconnect()
         if not self._working:
-            log.warning("%s: %s%s", self.name, reason, self._loss(self._unsafe))
+            self.log.warning("%s: %s%s", self.name, reason, self._loss(self._unsafe))
             self._unsafe = 0
             return
         try:
@@ -326,7 +323,7 @@ class VhostUserDevice(VirtioDevice):
         if obstacle:
             self._give_up(reason + obstacle)
             return
-        log.warning("%s: %s; another is to go on in its place", self.name, reason)
+        self.log.warning("%s: %s; another is to go on in its place", self.name, reason)
         self._replaced = True
         self._deadline = time.monotonic() + RETURN_SECONDS
         self._replace()
@@ -368,12 +365,12 @@ class VhostUserDevice(VirtioDevice):
                 when = self.worker.loop.now() + RETRY_SECONDS
                 self._retry = self.worker.loop.call_at(when, self._replace)
         else:
-            log.info("%s: another back end goes on", self.name)
+            self.log.info("%s: another back end goes on", self.name)
             if self.read_config() != config:
                 self.transport.config_changed()
 
     def _give_up(self, reason: str) -> None:
-        log.warning("%s: %s; it does nothing until its driver resets it", self.name, reason)
+        self.log.warning("%s: %s; it does nothing until its driver resets it", self.name, reason)
         self._stop()
         self._unsafe = 0  # the driver is told
         self.transport.needs_reset()

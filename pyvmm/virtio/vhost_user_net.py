@@ -6,9 +6,10 @@ is free to say; the back end passes them all.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from pyvmm.errors import HostError
+from pyvmm.events import Event, LinkChanged
 from pyvmm.virtio import net_spec as spec
 from pyvmm.virtio import virtio_spec
 from pyvmm.virtio.chain import Chain
@@ -26,9 +27,21 @@ class VhostUserNet(VhostUserDevice):
     ID = virtio_spec.ID_NET
 
     def __init__(
-        self, name: str, back_end: BackEnd, mac: bytes, *, pairs: int = 1, mtu: int | None = None
+        self,
+        name: str,
+        back_end: BackEnd,
+        mac: bytes,
+        *,
+        pairs: int = 1,
+        mtu: int | None = None,
+        tell: Callable[[Event], object] = lambda event: None,
     ) -> None:
-        """`pairs` of queues are the most that are wanted, `mtu` in bytes. Raises HostError."""
+        """`pairs` of queues are the most that are wanted, `mtu` in bytes. Raises HostError.
+
+        `tell` is told of each LinkChanged.
+        """
+        self._tell = tell
+        self._plugged = self._alive = True
         self.control = Control(self, mac, mtu or spec.MTU_MAX, pairs)
         passed = spec.GUEST_OFFLOADS | spec.HOST_OFFLOADS | spec.F_MRG_RXBUF
         super().__init__(name, back_end, queues=pairs, queue_size=spec.QUEUE_SIZE, features=passed)
@@ -41,6 +54,20 @@ class VhostUserNet(VhostUserDevice):
         """See VirtioDevice."""
         return self.control.config()
 
+    def set_link(self, up: bool) -> None:
+        """Plug the cable in, or pull it. Any thread."""
+        self._plugged = up
+        self.worker.call(self._changed)
+
+    def _changed(self) -> None:
+        """Tell the driver and the back end whether there is a link."""
+        self.control.set_link(self._plugged and self._alive)
+        if self.link is not None:
+            try:
+                self._enable_pairs(self.link)
+            except BackEndError as error:
+                self.lost(error)
+
     # ---- what the control queue asks for ----
 
     def handle(self, queue: Virtqueue, chain: Chain) -> bool:
@@ -50,11 +77,7 @@ class VhostUserNet(VhostUserDevice):
 
     def set_pairs(self, pairs: int) -> None:
         """See net_control.Owner."""
-        if self.link is not None:
-            try:
-                self._enable_pairs(self.link)
-            except BackEndError as error:
-                self.lost(error)
+        self._changed()
 
     def set_offloads(self, offloads: int) -> None:
         """See net_control.Owner: a back end has no way to learn of them once it runs."""
@@ -62,6 +85,11 @@ class VhostUserNet(VhostUserDevice):
     def config_changed(self) -> None:
         """See net_control.Owner."""
         self.transport.config_changed()
+
+    def link_changed(self) -> None:
+        """See net_control.Owner."""
+        self.transport.config_changed()
+        self._tell(LinkChanged(self.name, self.control.link_up))
 
     # ---- life ----
 
@@ -104,13 +132,14 @@ class VhostUserNet(VhostUserDevice):
 
     def _start(self) -> None:
         super()._start()
+        self._alive = True
         if self.link is not None:
             self._enable_pairs(self.link)
-        self.control.set_link(True)
+        self.control.set_link(self._plugged)
 
     def _enable_pairs(self, link: VhostUser) -> None:
         for index in self._rings:
-            link.enable_ring(index, index // 2 < self.control.pairs)
+            link.enable_ring(index, self._plugged and index // 2 < self.control.pairs)
 
     def _keep_record(self, link: VhostUser) -> None:
         """None: what a back end that dies was working on is lost, as frames may be."""
@@ -120,5 +149,6 @@ class VhostUserNet(VhostUserDevice):
 
     def lost(self, error: HostError) -> None:
         """See VhostUserDevice. The link is down until another back end is found."""
+        self._alive = False
         self.control.set_link(False)
         super().lost(error)

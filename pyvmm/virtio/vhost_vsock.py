@@ -11,14 +11,11 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from pyvmm.errors import HostError
-from pyvmm.log import Log
 from pyvmm.virtio import vhost_spec
 from pyvmm.virtio import vsock_spec as spec
 from pyvmm.virtio.vhost import Vhost
 from pyvmm.virtio.virtqueue import QueueError, Ring, Virtqueue
 from pyvmm.virtio.vsock import VsockDevice
-
-log = Log(__name__)
 
 
 class VhostVsock(VsockDevice):
@@ -83,7 +80,7 @@ class VhostVsock(VsockDevice):
         except QueueError as error:
             self.fail(error)
         except HostError as error:
-            log.warning("%s: %s; it does nothing until its driver resets it", self.name, error)
+            self.log.warning("%s: %s; it does nothing until its driver resets it", self.name, error)
             self._stop()
             self.transport.needs_reset()
         for ring in self._bases:

@@ -53,6 +53,11 @@ class Virtqueue:
         self.memory = memory
         self.ring = ring
 
+    @property
+    def position(self) -> int:
+        """Where the next request will be: split: an index that runs freely; packed: an entry."""
+        raise NotImplementedError
+
     def pop(self) -> Chain | None:
         """The next request that the driver made available, or None."""
         raise NotImplementedError

@@ -52,5 +52,13 @@ class MemoryStorage:
         self._called("zero", offset, length, unmap)
         self.data[offset : offset + length] = bytes(length)
 
+    def resize(self, total: int) -> None:
+        self._called("resize", total)
+        self.data[self.size :] = bytes(total - self.size)
+        self.size = total
+
+    def commit(self) -> None:
+        self._called("commit")
+
     def close(self) -> None:
         self.closed = True

@@ -11,7 +11,6 @@ import pytest
 from conftest import TIMEOUT, numbered_disk, program
 
 from pyvmm import DebugExit, Disk, Linux, Machine, Quit
-from pyvmm.backends.disk import RawDisk
 from pyvmm.virtio.blk import Blk
 
 PASSED = DebugExit(33)
@@ -84,9 +83,7 @@ def test_a_disk_grows_while_the_guest_runs(image: Path) -> None:
         vm.serial.expect(b"ready\n", TIMEOUT)
         device = vm.board.virtio["vda"]
         assert isinstance(device, Blk)
-        assert isinstance(device.storage, RawDisk)
-        device.storage.grow(2 * device.storage.size)
-        device.resize()
+        device.resize(2 * device.storage.size)
         assert vm.wait(TIMEOUT) == PASSED, vm.serial.output
 
 

@@ -385,5 +385,21 @@ def test_a_monitor_is_found_by_its_path(tmp_path: Path, form: str) -> None:
         assert b"running" in done.stdout
 
 
+def test_a_machine_speaks_qmp_to_who_asks_for_it() -> None:
+    with (
+        guest("--name", "web") as run,
+        found(run).connect("qmp") as connection,
+        connection.makefile("rw") as client,
+    ):
+        assert "QMP" in json.loads(client.readline())
+        client.write('{"execute": "qmp_capabilities"} {"execute": "query-name"}')
+        client.flush()
+        assert json.loads(client.readline()) == {"return": {}}
+        assert json.loads(client.readline()) == {"return": {"name": "web"}}
+        run.write(b"poweroff\r")
+        assert json.loads(client.readline())["event"] == "SHUTDOWN"
+        assert run.wait() == 0
+
+
 def test_a_monitor_that_is_not_there_is_a_machine_that_is_not() -> None:
     assert "no machine 'web'" in complaint(pyvmm("monitor", "web"))

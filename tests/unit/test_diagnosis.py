@@ -8,12 +8,12 @@ import pytest
 from pyvmm import ends
 from pyvmm.diagnosis import BootFacts, VcpuState, diagnose
 from pyvmm.errors import KvmError
+from pyvmm.inspection.symbols import from_elf
 from pyvmm.kvm.vcpu import LastExit
 from pyvmm.layout import MIB, PAGE
 from pyvmm.memory import GuestMemory
-from pyvmm.symbols import Symbols
 from tests.fakes.printk import KASLR, LinuxRam, Ring
-from tests.unit.test_symbols import TEXT, VMLINUX
+from tests.unit.inspection.test_symbols import TEXT, VMLINUX
 
 CODE = 0x20_0000
 FACTS = BootFacts("console=ttyS0", serial_ports=(0x3F8,), memory_size=16 * MIB, kvm="kvm_intel")
@@ -156,7 +156,7 @@ def test_a_translation_that_fails_is_no_exception(memory):
 
 
 def test_the_images_symbols_name_rip_also_where_the_kernel_runs_unmapped(memory):
-    symbols = Symbols.from_elf(VMLINUX)
+    symbols = from_elf(VMLINUX)
     for rip in (TEXT + 4, TEXT + 4 - 0xFFFFFFFF80000000):
         text = report(memory, None, [vcpu(regs=regs(rip))], symbols=symbols)
         assert f"RIP {rip:016x}  startup_64+0x4/0x100" in text
@@ -165,7 +165,7 @@ def test_the_images_symbols_name_rip_also_where_the_kernel_runs_unmapped(memory)
 def test_the_images_symbols_are_moved_by_the_kernels_kaslr_offset(memory):
     LinuxRam(memory).finish()
     vcpus = [vcpu(regs=regs(TEXT + KASLR + 4))]
-    text = report(memory, None, vcpus, symbols=Symbols.from_elf(VMLINUX))
+    text = report(memory, None, vcpus, symbols=from_elf(VMLINUX))
     assert f"RIP {TEXT + KASLR + 4:016x}  startup_64+0x4/0x100" in text
 
 
@@ -198,7 +198,7 @@ def test_last_exits_name_the_device_the_place_and_repetitions(memory):
     exits = [LastExit("mmio_write", 0xFEC00010, 4, TEXT)]
     exits += [LastExit("pio_read", 0x3FD, 1, TEXT + 0x10)] * 3
     exits += [LastExit("pio_write", 0x9999, 2, 0x5), LastExit("shutdown", 0, 0, TEXT)]
-    text = report(memory, None, [vcpu(last_exits=exits)], symbols=Symbols.from_elf(VMLINUX))
+    text = report(memory, None, [vcpu(last_exits=exits)], symbols=from_elf(VMLINUX))
     assert text.index("mmio write 0xfec00010 (I/O APIC), 4 bytes, at ") < text.index(
         "pio read 0x3fd (COM1), 1 byte, at 0xffffffff81000010 startup_64+0x10/0x100, 3 times"
     )

@@ -6,11 +6,32 @@ from collections.abc import Mapping
 from types import ModuleType
 
 from pyvmm.monitor.command import Command
-from pyvmm.monitor.commands import general, running
+from pyvmm.monitor.commands import (
+    board,
+    cpu,
+    devices,
+    disks,
+    general,
+    kernel,
+    keys,
+    logs,
+    memory,
+    networks,
+    running,
+)
 
 GROUPS: Mapping[str, ModuleType] = {
     "The monitor": general,
     "The machine": running,
+    "The guest's kernel": kernel,
+    "vCPUs": cpu,
+    "Memory": memory,
+    "The board": board,
+    "Devices": devices,
+    "Disks": disks,
+    "Networks": networks,
+    "Keys and interrupts": keys,
+    "Logs": logs,
 }
 TABLE: Mapping[str, Command] = {
     one.name: one

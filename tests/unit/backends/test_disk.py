@@ -321,16 +321,41 @@ def test_other_errors_of_zeroes_and_discard_are_told(image: Path, opened: OpenDi
             change()
 
 
-# ---- growing ----
+# ---- other sizes ----
 
 
-def test_an_image_grows(image: Path, opened: OpenDisk) -> None:
+def test_an_image_grows_and_shrinks(image: Path, opened: OpenDisk) -> None:
     disk, before = opened(image), image.read_bytes()
-    disk.grow(2 * MIB)
+    disk.resize(2 * MIB)
     assert disk.size == 2 * MIB
     assert read(disk, 0, 2 * MIB) == before + bytes(MIB)
-    with pytest.raises(UsageError, match="must not shrink"):
-        disk.grow(MIB)
+    disk.resize(MIB // 2)
+    assert disk.size == MIB // 2
+    assert image.read_bytes() == before[: MIB // 2]
+
+
+@pytest.mark.parametrize("size", [0, -512, MIB + 1])
+def test_a_size_must_be_whole_blocks(image: Path, opened: OpenDisk, size: int) -> None:
+    disk = opened(image)
+    with pytest.raises(UsageError, match=f"must be a multiple of 512 bytes above 0, not {size}$"):
+        disk.resize(size)
+    assert image.stat().st_size == disk.size == MIB
+
+
+def test_an_image_that_may_not_be_written_takes_up_the_size_that_it_has(
+    image: Path, opened: OpenDisk
+) -> None:
+    disk = opened(image, read_only=True)
+    with pytest.raises(UsageError, match=r"has 1048576 bytes, which only the host can change$"):
+        disk.resize(2 * MIB)
+    os.truncate(image, 2 * MIB)
+    disk.resize(2 * MIB)
+    assert disk.size == 2 * MIB
+
+
+def test_a_disk_that_is_no_snapshot_has_nothing_to_commit(image: Path, opened: OpenDisk) -> None:
+    with pytest.raises(UsageError, match=r"is no snapshot: what the guest writes"):
+        opened(image).commit()
 
 
 # ---- block devices ----

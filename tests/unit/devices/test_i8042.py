@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from pyvmm.bus import Bus
 from pyvmm.devices import i8042_spec as spec
 from pyvmm.devices.i8042 import I8042
+from pyvmm.devices.keyboard_spec import KEYS
+from pyvmm.errors import UsageError
 from tests.fakes.lines import FakeLine
 
 
@@ -121,9 +123,11 @@ def test_keyboard_identity_is_not_translated_if_translation_is_off(ctl: Controll
 
 
 def test_scan_set_is_kept_and_told(ctl: Controller) -> None:
+    ctl.command(0x60, 0x05)
     assert ctl.keyboard(0xF0, 0) == [0xFA, 0xFA, 2]
-    assert ctl.keyboard(0xF0, 3) == [0xFA, 0xFA]
-    assert ctl.keyboard(0xF0, 0) == [0xFA, 0xFA, 3]
+    assert ctl.keyboard(0xF0, 1) == [0xFA, 0xFA]
+    assert ctl.keyboard(0xF0, 3) == [0xFA, 0xFE]  # there is no such
+    assert ctl.keyboard(0xF0, 0) == [0xFA, 0xFA, 1]
 
 
 def test_echo_resend_and_unknown_commands(ctl: Controller) -> None:
@@ -149,24 +153,70 @@ def test_no_interrupt_while_it_is_not_enabled(ctl: Controller) -> None:
 
 def test_a_disabled_keyboard_keeps_its_bytes_until_it_is_enabled(ctl: Controller) -> None:
     ctl.command(0xAD)
-    assert ctl.device.press(b"\x1e\x9e")
+    ctl.device.press(["a"])
     assert ctl.answers() == []
     ctl.command(0xAE)
     assert ctl.answers() == [0x1E, 0x9E]
 
 
 def test_an_answer_of_the_controller_loses_no_key(ctl: Controller) -> None:
-    ctl.device.press(b"\x1e\x9e")
+    ctl.device.press(["a"])
     ctl.command(0x20)
     assert ctl.answers() == [0x65, 0x1E, 0x9E]
 
 
+TRANSLATED, SET_2, SET_1 = "translated", "set 2", "set 1"
+
+
+@pytest.mark.parametrize(
+    ("how", "keys", "codes"),
+    [
+        (TRANSLATED, "ctrl-alt-delete", "1d 38 e053 e0d3 b8 9d"),
+        (SET_2, "ctrl-alt-delete", "14 11 e071 e0f071 f011 f014"),
+        (SET_1, "ctrl-alt-delete", "1d 38 e053 e0d3 b8 9d"),
+        (TRANSLATED, "f7", "41 c1"),
+        (SET_2, "f7", "83 f083"),
+        (TRANSLATED, "alt-sysrq", "38 54 d4 b8"),
+        (SET_2, "alt-sysrq", "11 84 f084 f011"),
+        (TRANSLATED, "pause", "e11d45 e19dc5"),
+        (SET_2, "pause", "e11477 e1f014f077"),
+        (TRANSLATED, "shift-1", "2a 02 82 aa"),
+        (SET_2, "ret", "5a f05a"),
+    ],
+)
+def test_keys_are_pressed_in_order_and_released_backwards(
+    ctl: Controller, how: str, keys: str, codes: str
+) -> None:
+    if how != TRANSLATED:
+        ctl.command(0x60, 0x05)
+    if how == SET_1:
+        ctl.keyboard(0xF0, 1)
+    ctl.device.press(keys.split("-"))
+    assert bytes(ctl.answers()) == bytes.fromhex(codes)
+
+
+def test_every_key_has_codes_of_its_own() -> None:
+    codes = set()
+    for name in KEYS:
+        ctl = Controller(FakeLine())
+        ctl.device.press([name])
+        codes.add(bytes(ctl.answers()))
+    assert len(codes) == len(KEYS) == 102 + 4  # with the later three of Windows, and SysRq alone
+
+
 def test_keys_are_taken_whole_or_not_at_all(ctl: Controller) -> None:
-    assert ctl.device.press(b"\x1e\x9e")
-    assert not ctl.device.press(bytes(16))
+    ctl.device.press(["a"])
+    with pytest.raises(UsageError, match="must read its keyboard"):
+        ctl.device.press(["b"] * 400)
+    with pytest.raises(UsageError, match="not 'delet'"):
+        ctl.device.press(["b", "delet"])
     assert ctl.answers() == [0x1E, 0x9E]
     ctl.keyboard(0xF5)
-    assert not ctl.device.press(b"\x1e\x9e")
+    with pytest.raises(UsageError, match="must read its keyboard"):
+        ctl.device.press(["a"])
+    ctl.keyboard(0xF4)
+    ctl.device.press(["a"])
+    assert ctl.answers() == [0x1E, 0x9E]
 
 
 @pytest.mark.parametrize("command", [0xFE, 0xF0, 0xFA])

@@ -11,6 +11,7 @@ from pyvmm.bus import Bus
 from pyvmm.devices import serial as serial_module
 from pyvmm.devices import serial_spec as spec
 from pyvmm.devices.serial import Serial
+from pyvmm.errors import UsageError
 from tests.fakes.lines import FakeLine, FakeWindow
 
 RBR, THR, IER, IIR, FCR, LCR, MCR, LSR, MSR, SCR = 0, 0, 1, 2, 2, 3, 4, 5, 6, 7
@@ -493,3 +494,46 @@ class Hammer(RuleBasedStateMachine):
 
 TestHammer = Hammer.TestCase
 TestHammer.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
+
+
+# ---- break (§8.4) ----
+
+
+def test_a_break_is_a_zero_whose_status_says_so_once(uart: Serial, line: FakeLine) -> None:
+    fifo_on(uart)
+    put(uart, IER, 0x05)
+    assert uart.receive(b"a") == 1
+    uart.send_break(b"h")
+    assert get(uart, LSR) == 0xE1  # among those received is one
+    assert get(uart, RBR) == ord("a")
+    assert get(uart, IIR) == 0xC6
+    assert get(uart, LSR) == 0xF1
+    assert get(uart, LSR) == 0x61
+    assert get(uart, IIR) == 0xC4
+    assert (get(uart, RBR), get(uart, RBR)) == (0, ord("h"))
+    assert not line.level
+
+
+def test_a_break_that_nobody_asks_about_is_a_zero(uart: Serial) -> None:
+    uart.send_break()
+    assert get(uart, RBR) == 0
+    assert get(uart, LSR) == 0x60
+
+
+def test_a_break_needs_room(uart: Serial) -> None:
+    with pytest.raises(UsageError, match="must read COM1 before"):
+        uart.send_break(b"h")
+    put(uart, MCR, 0x10)
+    with pytest.raises(UsageError, match="must read COM1 before"):
+        uart.send_break()
+    put(uart, MCR, 0)
+    assert get(uart, LSR) == 0x60
+
+
+def test_the_status_is_not_published_while_it_tells_of_a_break(uart: Serial) -> None:
+    window = FakeWindow()
+    uart.window = window
+    uart.send_break()
+    assert LSR not in window.data
+    get(uart, LSR)
+    assert window.data[LSR] == b"\x61"

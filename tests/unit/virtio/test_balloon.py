@@ -8,6 +8,7 @@ import threading
 import pytest
 
 from pyvmm.errors import UsageError
+from pyvmm.events import BalloonChanged, Event
 from pyvmm.layout import MIB
 from pyvmm.virtio import balloon_spec as spec
 from pyvmm.virtio.balloon import Balloon
@@ -115,6 +116,15 @@ def test_an_impossible_target_is_refused(device: Balloon, guest: Guest, target: 
     with pytest.raises(UsageError, match=r"1M to 8M|must be a number"):
         device.resize(target)
     assert wanted(device) == 0
+
+
+def test_a_change_of_the_size_is_told_once() -> None:
+    told: list[Event] = []
+    guest = Guest(Balloon("balloon", tell=told.append))
+    for _ in range(2):
+        guest.device.write_config(spec.ACTUAL, (256).to_bytes(4, "little"))
+    guest.close()
+    assert told == [BalloonChanged(guest.memory.size - MIB)]
 
 
 def test_the_size_is_what_the_driver_says(device: Balloon, guest: Guest) -> None:

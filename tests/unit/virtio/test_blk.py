@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pyvmm.errors import HostError
 from pyvmm.virtio import blk_spec as spec
 from pyvmm.virtio.blk import Blk
 from pyvmm.virtio.statistics import BlockStatistics, Operations
@@ -310,12 +311,35 @@ def test_configuration_tells_size_limits_and_topology(make_disk: MakeDisk) -> No
 
 
 def test_a_new_size_is_announced(disk: Disk) -> None:
-    disk.storage.size *= 2
     device = disk.guest.device
     assert isinstance(device, Blk)
-    device.resize()
+    device.resize("2M")
     disk.guest.wait_config_changed()
     assert spec.CONFIG.unpack(device.read_config())[0] == 4096
+
+
+def test_a_storage_that_cannot_be_changed_serves_on(disk: Disk) -> None:
+    device = disk.guest.device
+    assert isinstance(device, Blk)
+    disk.storage.trouble = OSError(errno.EFBIG, "File too large")
+    with pytest.raises(HostError, match=r"^vda cannot be resized: File too large$"):
+        device.resize("2M")
+    with pytest.raises(HostError, match=r"^vda cannot be committed: File too large$"):
+        device.commit()
+    disk.storage.trouble = None
+    assert disk.ask(spec.T_OUT, 0, bytes(512)).status == spec.S_OK
+
+
+def test_a_change_of_a_quiesced_disk_leaves_it_so(disk: Disk) -> None:
+    device = disk.guest.device
+    assert isinstance(device, Blk)
+    device.worker.call(device.quiesce)
+    device.resize("2M")
+    disk.send([spec.HEADER.pack(spec.T_OUT, 2048), bytes(512)], [1])
+    device.worker.call(lambda: None)
+    assert not disk.driver.collect()
+    device.worker.call(device.resume)
+    assert disk.driver.wait()[0].data == bytes([spec.S_OK])
 
 
 # ---- statistics ----

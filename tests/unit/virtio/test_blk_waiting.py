@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
+from pyvmm.events import BlockError, Event
 from pyvmm.loop import Loop, Timer
 from pyvmm.virtio import blk, blk_spec
 from pyvmm.virtio.blk import Blk
@@ -25,6 +26,7 @@ class FakeMachine:
 
     def __init__(self) -> None:
         self.reasons: list[str] = []
+        self.told: list[Event] = []
         self.stopped = threading.Semaphore(0)
         self.went_on = threading.Semaphore(0)
 
@@ -52,7 +54,7 @@ def guest(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Guest:
     monkeypatch.setattr(blk, "PROBE_SECONDS", 0.001)
-    guest = make_guest(Blk("vda", storage, hold=machine.hold))
+    guest = make_guest(Blk("vda", storage, hold=machine.hold, tell=machine.told.append))
     guest.start()
     return guest
 
@@ -69,9 +71,11 @@ def fill_up(guest: Guest, machine: FakeMachine, storage: MemoryStorage) -> int:
 def test_without_a_machine_to_stop_no_space_is_an_error(make_guest: MakeGuest) -> None:
     storage = MemoryStorage()
     storage.trouble = FULL
-    guest = make_guest(Blk("vda", storage))
+    told: list[Event] = []
+    guest = make_guest(Blk("vda", storage, tell=told.append))
     guest.start()
     assert guest.queues[0].request(WRITE, [1]) == bytes([blk_spec.S_IOERR])
+    assert told == [BlockError("vda", "write", "No space left on device", False)]
 
 
 def test_a_write_without_space_stops_the_machine_and_is_done_when_there_is_some(
@@ -80,6 +84,7 @@ def test_a_write_without_space_stops_the_machine_and_is_done_when_there_is_some(
     token = fill_up(guest, machine, storage)
     assert isinstance(guest.device, Blk)
     assert guest.device.statistics().in_flight == 1
+    assert machine.told == [BlockError("vda", "write", "No space left on device", True)]
     assert machine.reasons == ["vda is out of space on the host; it goes on when there is"]
     assert not guest.queues[0].collect()
     assert not machine.went_on.acquire(blocking=False)

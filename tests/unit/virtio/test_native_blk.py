@@ -442,10 +442,34 @@ def test_a_disk_grows_while_it_is_used(make: MakeRig) -> None:
     rig = make()
     queue = rig.start()
     assert write(queue, SECTORS, bytes(spec.SECTOR)) == spec.S_IOERR
-    rig.storage.grow(2 * SIZE)
-    rig.blk.resize()
+    rig.blk.resize(2 * SIZE)
     assert write(queue, SECTORS, bytes(spec.SECTOR)) == spec.S_OK
     assert rig.counters.handed == 1
+
+
+def test_a_disk_shrinks_while_it_is_used(make: MakeRig) -> None:
+    rig = make()
+    queue = rig.start()
+    rig.blk.resize(SIZE // 2)
+    assert rig.path.stat().st_size == SIZE // 2
+    assert write(queue, SECTORS // 2 - 1, bytes(spec.SECTOR)) == spec.S_OK
+    assert write(queue, SECTORS // 2, bytes(spec.SECTOR)) == spec.S_IOERR
+    assert rig.path.stat().st_size == SIZE // 2
+
+
+def test_nothing_is_in_flight_while_a_snapshot_is_committed(
+    make: MakeRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig = make()
+    queue = rig.start()
+    assert write(queue, 0, b"x" * spec.SECTOR) == spec.S_OK
+    seen: list[int] = []
+    monkeypatch.setattr(
+        rig.storage, "commit", lambda: seen.append(rig.blk.statistics().in_flight), raising=False
+    )
+    rig.blk.commit()
+    assert seen == [0]
+    assert write(queue, 0, b"y" * spec.SECTOR) == spec.S_OK
 
 
 def test_the_threads_are_named_and_take_no_signals(make: MakeRig) -> None:

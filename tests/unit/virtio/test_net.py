@@ -6,11 +6,13 @@ import errno
 import itertools
 import logging
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pyvmm.events import Event, LinkChanged
 from pyvmm.virtio import net_spec as spec
 from pyvmm.virtio import virtio_spec
 from pyvmm.virtio.net import Net
@@ -87,7 +89,7 @@ def make_net(make_guest: MakeGuest) -> MakeNet:
         link: FakeLink | None = None,
         features: int | None = None,
         packed: bool = False,
-        **options: int,
+        **options: Any,
     ) -> Network:
         link = link or FakeLink()
         return Network(make_guest(Net("eth0", link, MAC, **options)), link, features, packed)
@@ -457,7 +459,9 @@ def test_a_driver_that_knows_the_mtu_gets_no_longer_frame(make_net: MakeNet) -> 
     assert net.rx.wait()
 
 
-def test_the_driver_learns_of_a_pulled_cable(net: Network) -> None:
+def test_the_driver_learns_of_a_pulled_cable(make_net: MakeNet) -> None:
+    told: list[Event] = []
+    net = make_net(tell=told.append)
     net.buffers(100)
     net.device.set_link(False)
     net.guest.wait_config_changed()
@@ -470,6 +474,7 @@ def test_the_driver_learns_of_a_pulled_cable(net: Network) -> None:
     assert net.device.read_config()[6] == spec.STATUS_LINK_UP | spec.STATUS_ANNOUNCE
     assert net.link.give(frame())
     assert net.rx.wait()
+    assert told == [LinkChanged("eth0", False), LinkChanged("eth0", True)]
 
 
 def test_a_link_that_is_down_is_down_whatever_the_user_says(net: Network) -> None:

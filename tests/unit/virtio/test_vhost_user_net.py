@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from pyvmm.events import Event, LinkChanged
 from pyvmm.virtio import net_spec as spec
 from pyvmm.virtio import vhost_user_spec as vhost
 from pyvmm.virtio.vhost_user_net import VhostUserNet
@@ -25,8 +26,13 @@ def fake() -> FakeBackEnd:
 
 
 @pytest.fixture
-def guest(fake: FakeBackEnd) -> Iterator[Guest]:
-    guest = Guest(VhostUserNet("eth0", fake, MAC, pairs=4, mtu=1400))
+def told() -> list[Event]:
+    return []
+
+
+@pytest.fixture
+def guest(fake: FakeBackEnd, told: list[Event]) -> Iterator[Guest]:
+    guest = Guest(VhostUserNet("eth0", fake, MAC, pairs=4, mtu=1400, tell=told.append))
     yield guest
     guest.close()
 
@@ -85,6 +91,23 @@ def test_the_link_is_down_until_another_back_end_is_there(guest: Guest, fake: Fa
         wait_link(guest, True)
         assert guest.queues[1].request([b"again"], [5]) == b"again"
     assert not guest.reset_wanted.is_set()
+
+
+def test_no_ring_is_served_while_the_cable_is_pulled(
+    guest: Guest, fake: FakeBackEnd, told: list[Event]
+) -> None:
+    guest.start()
+    assert isinstance(guest.device, VhostUserNet)
+    guest.device.set_link(False)
+    wait_link(guest, False)
+    guest.device.worker.call(lambda: None)
+    assert not any(enabled(fake).values())
+    fake.die()
+    guest.device.worker.call(lambda: None)
+    guest.device.set_link(True)
+    wait_link(guest, True)
+    assert guest.queues[1].request([b"frame"], [5]) == b"frame"
+    assert told == [LinkChanged("eth0", False), LinkChanged("eth0", True)]
 
 
 def test_commands_wait_while_the_device_may_not_reach_memory(guest: Guest) -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from pyvmm.errors import MemoryAccessError
-from pyvmm.guestkernel import CANDIDATES_MAX, find_kernels, search
+from pyvmm.inspection.kernel import CANDIDATES_MAX, find_kernels, search
 from pyvmm.layout import MIB, PAGE
 from pyvmm.memory import GuestMemory
 from tests.fakes import printk

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pyvmm import guestlog
-from pyvmm.guestlog import LogLine, init_started, read_log
+from pyvmm.inspection import log
+from pyvmm.inspection.log import LogLine, init_started, read_log
 from pyvmm.layout import MIB, PAGE
 from pyvmm.memory import GuestMemory
 from tests.fakes import printk
@@ -93,7 +93,7 @@ def test_a_note_left_by_a_kernel_that_is_gone_is_passed_over(memory):
 
 
 def test_of_too_many_records_the_newest_are_read(memory, monkeypatch):
-    monkeypatch.setattr(guestlog, "RECORDS_MAX", 3)
+    monkeypatch.setattr(log, "RECORDS_MAX", 3)
     ring = Ring()
     for i in range(10):
         ring.add(b"record %d" % i)

@@ -5,10 +5,11 @@ import struct
 import pytest
 
 from pyvmm.errors import ImageError
-from pyvmm.guestkernel import find_kernels
+from pyvmm.inspection.kallsyms import by_note
+from pyvmm.inspection.kernel import find_kernels
+from pyvmm.inspection.symbols import from_elf
 from pyvmm.layout import MIB
 from pyvmm.memory import GuestMemory
-from pyvmm.symbols import Symbols
 from tests.fakes.printk import LinuxRam
 
 TEXT = 0xFFFFFFFF81000000
@@ -58,13 +59,13 @@ def kallsyms(memory, **how):
     ram.place_kallsyms([*PLACES, (TEXT + 0x200, "_end")], **how)
     ram.finish()
     (kernel,) = find_kernels(memory)
-    return Symbols.from_kernel(kernel)
+    return by_note(kernel)
 
 
 @pytest.fixture(params=["elf", "kallsyms", "kallsyms with percpu"])
 def symbols(request, memory):
     if request.param == "elf":
-        return Symbols.from_elf(VMLINUX)
+        return from_elf(VMLINUX)
     return kallsyms(memory, percpu=["irq_stack", "current"] if "percpu" in request.param else [])
 
 
@@ -89,12 +90,12 @@ def test_lookup_far_from_the_image_gives_none(symbols):
 
 
 def test_the_kaslr_offset_moves_an_image():
-    symbols = Symbols.from_elf(VMLINUX)
-    assert symbols.lookup(TEXT + 0x1400000 + 4, 0x1400000) == "startup_64+0x4/0x100"
+    symbols = from_elf(VMLINUX).moved(0x1400000)
+    assert symbols.lookup(TEXT + 0x1400000 + 4) == "startup_64+0x4/0x100"
 
 
 def test_only_symbols_in_code_count():
-    symbols = Symbols.from_elf(
+    symbols = from_elf(
         elf([("code", TEXT, FUNC, 1), ("data", TEXT + 0x10000, OBJECT, 2), ("pcpu", 64, OBJECT, 2)])
     )
     assert symbols.lookup(TEXT + 0x10) == "code+0x10/0x200"
@@ -103,7 +104,7 @@ def test_only_symbols_in_code_count():
 
 def test_a_stripped_image_has_no_symbols(tmp_path):
     (tmp_path / "vmlinux").write_bytes(elf([]))
-    assert Symbols.from_elf(tmp_path / "vmlinux") is None
+    assert from_elf(tmp_path / "vmlinux") is None
 
 
 @pytest.mark.parametrize(
@@ -111,18 +112,18 @@ def test_a_stripped_image_has_no_symbols(tmp_path):
 )
 def test_a_damaged_image_is_an_image_error(image):
     with pytest.raises(ImageError, match="The image"):
-        Symbols.from_elf(image)
+        from_elf(image)
 
 
 def test_a_missing_image_is_an_image_error_that_names_it(tmp_path):
     with pytest.raises(ImageError, match="nowhere cannot be read: No such file"):
-        Symbols.from_elf(tmp_path / "nowhere")
+        from_elf(tmp_path / "nowhere")
 
 
 def test_a_kernel_that_shows_no_table_has_no_symbols(memory):
     LinuxRam(memory).finish()
     (kernel,) = find_kernels(memory)
-    assert Symbols.from_kernel(kernel) is None
+    assert by_note(kernel) is None
 
 
 @pytest.mark.parametrize("count", [0, 1 << 21, 0xFFFFFFFF])
@@ -132,7 +133,7 @@ def test_an_impossible_table_is_refused(memory, count):
     ram.symbols["kallsyms_num_syms"] = ram.place(struct.pack("<I", count))
     ram.finish()
     (kernel,) = find_kernels(memory)
-    assert Symbols.from_kernel(kernel) is None
+    assert by_note(kernel) is None
 
 
 def test_a_damaged_name_is_no_name(memory):
@@ -141,4 +142,4 @@ def test_a_damaged_name_is_no_name(memory):
     ram.symbols["kallsyms_names"] = ram.symbols["kallsyms_token_table"] - 1
     ram.finish()
     (kernel,) = find_kernels(memory)
-    assert Symbols.from_kernel(kernel).lookup(TEXT + 0x110) is None
+    assert by_note(kernel).lookup(TEXT + 0x110) is None

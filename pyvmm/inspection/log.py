@@ -20,7 +20,7 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from pyvmm.errors import MemoryAccessError
-from pyvmm.guestkernel import GuestKernel, find_kernels, search
+from pyvmm.inspection.kernel import GuestKernel, find_kernels, search
 from pyvmm.memory import GuestMemory
 
 RECORDS_MAX = 1 << 14  # the newest ones, if there should be more

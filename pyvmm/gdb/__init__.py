@@ -1,0 +1,1 @@
+"""The stub of gdb's remote serial protocol."""

@@ -1,0 +1,1 @@
+"""What a guest's memory and registers tell; nothing here changes them."""
