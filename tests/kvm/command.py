@@ -34,15 +34,22 @@ def complaint(done: subprocess.CompletedProcess[bytes]) -> str:
 
 
 class Running:
-    """A `pyvmm run` that is running; its output is read until what a test expects."""
+    """A `pyvmm run`, or another command; its output is read until what a test expects."""
 
-    def __init__(self, *args: str, terminal: bool = False, python: str = "", **options: Any):
+    def __init__(
+        self,
+        *args: str,
+        command: str = "run",
+        terminal: bool = False,
+        python: str = "",
+        **options: Any,
+    ):
         """Start it; `python` is run in its process before the command."""
         self.output_fd, theirs = os.openpty() if terminal else os.pipe()
         self.settings = termios.tcgetattr(theirs) if terminal else None
         code = f"import sys; from pyvmm import cli\n{python}\nsys.exit(cli.main(sys.argv[1:]))"
         self.process = subprocess.Popen(
-            [sys.executable, "-c", code, "run", *args],
+            [sys.executable, "-c", code, command, *args],
             stdin=theirs if terminal else subprocess.PIPE,
             stdout=theirs,
             stderr=theirs,
