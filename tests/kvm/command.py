@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import termios
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -74,8 +75,10 @@ class Running:
 
     def expect(self, what: bytes) -> bytes:
         """Read until `what` has come after what was expected last; all up to it."""
+        deadline = time.monotonic() + PATIENCE
         while (at := self.output.find(what, self._seen)) < 0:
-            ready, _, _ = select.select([self.output_fd], [], [], PATIENCE)
+            left = max(deadline - time.monotonic(), 0)
+            ready, _, _ = select.select([self.output_fd], [], [], left)
             data = os.read(self.output_fd, 1 << 16) if ready else b""
             assert data, f"{what!r} did not come; the output is {self.output!r}"
             self.output += data

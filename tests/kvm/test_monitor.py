@@ -97,7 +97,7 @@ def test_nothing_is_lost_by_switching_while_the_guest_writes() -> None:
         for number in range(40):
             run.write(b"echo first%d\r" % number)
         run.write(b"\x01c")
-        run.expect(b"(pyvmm) ")
+        run.expect(b"(pyvmm)")
         for number in range(40):
             run.write(b"\x01cecho second%d\r\x01c" % number)
         run.write(b"info status\r")
@@ -184,7 +184,7 @@ def test_every_way_out_of_pyvmm_monitor_restores_the_terminal(
 ) -> None:
     run, path = served
     with Running(path, command="monitor", terminal=True) as user:
-        user.expect(b"(pyvmm) ")
+        user.expect(b"(pyvmm)")
         user.expect(b"up ")
         assert user.settings_now != user.settings
         match way:
