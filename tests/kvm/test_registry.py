@@ -117,7 +117,7 @@ def test_a_machine_whose_process_is_stopped_has_no_known_state() -> None:
     with guest() as run:
         run.signal(signal.SIGSTOP)
         code = "from pyvmm.registry import protocol; protocol.ANSWER_SECONDS = 0.1"
-        with Running(verb="ps", python=code) as ps:
+        with Running(command="ps", python=code) as ps:
             ps.expect(b"unknown")
 
 
@@ -233,7 +233,7 @@ def test_a_console_shows_the_last_output_and_types() -> None:
     with guest("--name", "web") as run:
         run.write(b"echo before\r")
         run.expect(PROMPT)
-        with Running("web", verb="console") as console:
+        with Running("web", command="console") as console:
             console.expect(b"\r\nbefore\r\n> ")
             console.write(b"echo typed here\r")
             console.expect(b"\r\ntyped here\r\n> ")
@@ -249,7 +249,7 @@ def test_a_console_works_whatever_the_port_is_connected_to(tmp_path: Path, kind:
     options = ("--memory", "16M", "--name", "web", "--serial", kind.format(tmp_path))
     with Running(*options) as run:
         found(run)
-        with Running("web", verb="console") as console:
+        with Running("web", command="console") as console:
             console.expect(PROMPT)
             console.write(b"cpus\r")
             console.expect(b"1 CPU(s)")
@@ -259,7 +259,7 @@ def test_a_console_works_whatever_the_port_is_connected_to(tmp_path: Path, kind:
 
 def test_on_a_terminal_keys_leave_and_the_guest_goes_on() -> None:
     with guest("--name", "web") as run:
-        with Running("web", verb="console", terminal=True) as console:
+        with Running("web", command="console", terminal=True) as console:
             console.expect(b"Ctrl-A x leaves")
             console.expect(PROMPT)
             assert console.settings_now != console.settings
@@ -277,7 +277,7 @@ def test_on_a_terminal_keys_leave_and_the_guest_goes_on() -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
 def test_a_signal_ends_a_console_and_restores_the_terminal(number: signal.Signals) -> None:
     with guest("--name", "web") as run:
-        with Running("web", verb="console", terminal=True) as console:
+        with Running("web", command="console", terminal=True) as console:
             console.expect(PROMPT)
             console.signal(number)
             console.wait()
@@ -288,7 +288,7 @@ def test_a_signal_ends_a_console_and_restores_the_terminal(number: signal.Signal
 def test_a_console_on_a_terminal_says_that_the_machine_has_ended() -> None:
     with (
         guest("--name", "web") as run,
-        Running("web", verb="console", terminal=True) as console,
+        Running("web", command="console", terminal=True) as console,
     ):
         console.expect(PROMPT)
         console.write(b"poweroff\r")
