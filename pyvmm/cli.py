@@ -35,7 +35,7 @@ QUIET = "console=ttyS0 quiet"  # for a command: what the kernel says is for our 
 INTERRUPTED = 128 + signal.SIGINT  # as a shell tells of a program that a signal ended
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 # The options that control.py opens a front end for.
-CONTROL: tuple[str, ...] = ("monitor", "qmp", "gdb", "metrics")
+CONTROL = ("gdb", "monitor", "qmp", "metrics")
 REGISTER_SECONDS = 0.01  # after the start: the guest's first output goes before
 POWER_OFF_SECONDS = 10  # what a guest has after SIGTERM pressed its power button
 SAME_SIGNAL_SECONDS = 0.1  # timeout(1) sends its signal to the process, then to the whole group
@@ -110,10 +110,10 @@ def _parser() -> Parser:
     add("--config", metavar="FILE.toml", help="the same settings from a file; options win")
     add("--name", metavar="NAME", help="[pyvmm]")
     add("--trace", action="append", metavar="PATTERN[,...]", help="as exit.*: see docs/tracing.md")
-    add("--metrics", metavar="WHERE", help="Prometheus's, at unix:PATH or tcp:HOST:PORT")
     add("--qmp", metavar="WHERE", help="unix:PATH or tcp:HOST:PORT: see docs/qmp.md")
     add("--gdb", metavar="[HOST:]PORT|unix:PATH", help="listen for gdb: see docs/gdb.md")
     add("-S", action="store_true", help="begin stopped, until gdb or the monitor lets it go on")
+    add("--metrics", metavar="WHERE", help="Prometheus's, at unix:PATH or tcp:HOST:PORT")
     add("--timeline", action="store_true", help="print at the end when what was reached")
     add("-v", "--verbose", action="count", help="log more; twice: everything")
     add("--", action="rest", metavar="COMMAND...", help="run it in --rootfs, and give its status")

@@ -48,8 +48,8 @@ def _open_monitor(machine: Machine, where: str, stack: ExitStack) -> None:
 
         line = Stdio(machine.loop, machine.quit, machine.serve_monitor)
         stack.callback(line.close)
-        line.switch()
         line.attach(Unconnected())
+        line.switch()
         machine.lines["monitor"] = line
     else:
         from pyvmm.monitor.server import open_server

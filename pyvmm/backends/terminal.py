@@ -231,12 +231,14 @@ class Stdio(Stream):
 
     def _bring(self, *, monitor: bool) -> None:
         """Bring one of them to the front. With the lock held."""
-        if self._escapes is not None and monitor:
-            self._shown += b"\r\n"
-        elif self._escapes is not None:
+        self._in_front = monitor
+        if self._escapes is None:
+            return
+        if not monitor:
             self._output[:0] = self._shown + LEAVE
             self._shown.clear()
-        self._in_front = monitor
+        elif not isinstance(self._port, Unconnected):  # whose cursor may be anywhere
+            self._shown += b"\r\n"
 
     def _open_monitor(self) -> MonitorLine:
         import socket

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 
 from pyvmm.errors import KvmError
-from pyvmm.kvm import statistics_spec as spec
 from pyvmm.kvm._call import Handle, call
+from pyvmm.native import ffi, lib
 from pyvmm.value import Value
+
+NUMBER = 8  # bytes: "every data item is of type __u64"
 
 
 class Counter(Value):
@@ -25,24 +28,33 @@ class Statistics(Handle):
     def __init__(self, owner: Handle) -> None:
         """Open them; KVM makes this wait until a vCPU does not run. Raises KvmError."""
         super().__init__(call(owner.fd, "KVM_GET_STATS_FD"))
-        header = os.pread(self.fd, spec.HEADER.size, 0)
-        _, name_size, count, _, start, self._data = spec.HEADER.unpack(header)
-        step = spec.DESCRIPTOR.size + name_size
-        table = os.pread(self.fd, count * step, start)
+        header = ffi.new("struct kvm_stats_header *")
+        ffi.buffer(header)[:] = self._read(ffi.sizeof(header[0]), 0)
+        self._data = header.data_offset
+        size = ffi.sizeof("struct kvm_stats_desc")
+        step = size + header.name_size
+        table = self._read(header.num_desc * step, header.desc_offset)
         self._descriptors = [
-            (*spec.DESCRIPTOR.unpack_from(table, at), table[at + spec.DESCRIPTOR.size : at + step])
+            (
+                ffi.from_buffer("struct kvm_stats_desc *", table[at : at + size]),
+                table[at + size : at + step].rstrip(b"\0").decode(),
+            )
             for at in range(0, len(table), step)
         ]
 
     def read(self) -> Iterator[Counter]:
         """Those that are one number each, now. Raises KvmError for a VM that has gone."""
-        for flags, exponent, size, offset, _, name in self._descriptors:
-            kind = flags & spec.TYPE_MASK
-            if kind > spec.TYPE_PEAK or size != 1 or flags & spec.BASE_MASK != spec.BASE_POW10:
+        for descriptor, name in self._descriptors:
+            kind = descriptor.flags & lib.KVM_STATS_TYPE_MASK
+            base = descriptor.flags & lib.KVM_STATS_BASE_MASK
+            if kind > lib.KVM_STATS_TYPE_PEAK or base != lib.KVM_STATS_BASE_POW10:
                 continue
-            try:
-                data = os.pread(self.fd, spec.VALUE.size, self._data + offset)
-            except OSError as error:
-                raise KvmError("read of KVM_GET_STATS_FD", error.errno or 0) from error
-            value = spec.VALUE.unpack(data)[0] * 10.0**exponent
-            yield Counter(name.rstrip(b"\0").decode(), value, kind == spec.TYPE_CUMULATIVE)
+            data = self._read(NUMBER, self._data + descriptor.offset)
+            value = int.from_bytes(data, sys.byteorder) * 10.0**descriptor.exponent
+            yield Counter(name, value, kind == lib.KVM_STATS_TYPE_CUMULATIVE)
+
+    def _read(self, size: int, at: int) -> bytes:
+        try:
+            return os.pread(self.fd, size, at)
+        except OSError as error:
+            raise KvmError("read of KVM_GET_STATS_FD", error.errno or 0) from error

@@ -15,15 +15,18 @@ from pyvmm.qmp.events import INTERVAL, LIMITED, translate
 
 
 class Qmp:
-    """Speaks QMP at an endpoint until it is closed; `machine` must be open all the time."""
+    """Speaks QMP at an endpoint until it is closed; `machine` must be open all the time.
 
-    def __init__(self, machine: Machine, endpoint: Endpoint) -> None:
+    Without an endpoint, only with those for whom others call `serve`.
+    """
+
+    def __init__(self, machine: Machine, endpoint: Endpoint | None = None) -> None:
         """Listen; clients are served once the machine runs. Raises HostError."""
         self.machine = machine
         self._lock = threading.Lock()
         self._clients: list[Client] = []
         self._late: dict[tuple[str, Any], Any] = {}  # limited events that wait, or None: sent
-        self._server = Server("QMP", machine.loop, endpoint, self._serve)
+        self._server = Server("QMP", machine.loop, endpoint, self.serve) if endpoint else None
         self._stop_listening = machine.listen(self._told)
 
     def close(self) -> None:
@@ -31,9 +34,14 @@ class Qmp:
         self._stop_listening()
         for client in self._clients:
             client.leave()
-        self._server.close()
+        if self._server is not None:
+            self._server.close()
 
-    def _serve(self, connection: socket.socket) -> None:
+    def serve(self, connection: socket.socket) -> None:
+        """Serve one client until it goes, has to leave or is shut down. On a thread of its own.
+
+        Raises OSError when it is gone.
+        """
         client = Client(self, connection)
         with self._lock:
             self._clients = [*self._clients, client]

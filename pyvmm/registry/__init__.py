@@ -7,7 +7,7 @@ General layout:
     protocol.py     how a conversation on a control socket begins
     services.py     what answers on a machine's control socket, imported when it is first used
     console.py      the first serial port, shared with those who attach to it
-    commands.py     `pyvmm ps`, `stop`, `console` and `stat`
+    commands.py     `pyvmm ps`, `stop`, `console`, `stat` and `monitor`
 
 The directory is `pyvmm` in XDG_RUNTIME_DIR, or where `entry.directory` says. In it a machine has
 two files, named by its process: PID.json says what it is, and PID.sock is its control socket. That

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 
 from pyvmm.backends.terminal import raw_mode
 from pyvmm.endpoint import Endpoint, parse_endpoint
@@ -95,13 +96,13 @@ def console(args: Arguments) -> int:
 
 
 def monitor(args: Arguments) -> int:
-    """Talk to the monitor of one, or to what listens at a path or an address."""
+    """Talk to the monitor of one, or to one that listens at a path or an address."""
     from pyvmm.monitor.client import attend, connect
 
     where = str(args.where)
     if where.startswith(("unix:", "tcp:")):
         return attend(connect(parse_endpoint(where, "WHERE")))
-    if "/" in where or os.path.exists(where):
+    if "/" in where or Path(where).is_socket():
         return attend(connect(Endpoint(path=where)))
     return attend(find(where).connect("monitor"))
 

@@ -22,6 +22,7 @@ from pyvmm.typed import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pyvmm.metrics.counters import Counters
+    from pyvmm.qmp.server import Qmp
 
 OK = f"{ACCEPTED}\n".encode()
 TIMEOUT_MAX = 86400  # seconds that a guest may be given to power itself off
@@ -36,12 +37,15 @@ class Services:
         self._machine = machine
         self._console: SharedLine | None = None
         self._counters: Counters | None = None
+        self._qmp: Qmp | None = None
         self._lock = threading.Lock()
         own = socket.socket(fileno=listener)
         self._server = Server("control", machine.loop, Endpoint(), self._serve, own)
 
     def close(self) -> None:
         """Let all clients go; those of the console get the guest's last output before."""
+        if self._qmp is not None:
+            self._qmp.close()
         self._server.close()
         if self._console is not None:
             self._console.close()
@@ -114,6 +118,14 @@ class Services:
         client.sendall(OK)
         serve(self._machine, client)
 
+    def _speak_qmp(self, client: socket.socket, argument: str) -> None:
+        from pyvmm.qmp.server import Qmp
+
+        with self._lock:
+            self._qmp = self._qmp or Qmp(self._machine)
+        client.sendall(OK)
+        self._qmp.serve(client)
+
 
 SERVICES: dict[str, Callable[[Services, socket.socket, str], None]] = {
     "status": Services._status,
@@ -121,6 +133,7 @@ SERVICES: dict[str, Callable[[Services, socket.socket, str], None]] = {
     "stop": Services._stop,
     "console": Services._attach,
     "monitor": Services._monitor,
+    "qmp": Services._speak_qmp,
 }
 
 

@@ -117,7 +117,7 @@ def test_a_machine_whose_process_is_stopped_has_no_known_state() -> None:
     with guest() as run:
         run.signal(signal.SIGSTOP)
         code = "from pyvmm.registry import protocol; protocol.ANSWER_SECONDS = 0.1"
-        with Running(verb="ps", python=code) as ps:
+        with Running(command="ps", python=code) as ps:
             ps.expect(b"unknown")
 
 
@@ -220,7 +220,8 @@ def test_the_machine_has_gone_once_stop_returns() -> None:
     with guest() as run:
         assert found(run).stop(0) == "Quit"
         assert running() == []
-        os.waitid(os.P_PID, run.process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        ended = os.WEXITED | os.WNOHANG | os.WNOWAIT
+        assert os.waitid(os.P_PID, run.process.pid, ended) is not None
         with pytest.raises(HostError, match="has ended"):
             RunningMachine("web", run.process.pid, 0.0, None, 0, 1, {}).connect("stat")
 
@@ -232,7 +233,7 @@ def test_a_console_shows_the_last_output_and_types() -> None:
     with guest("--name", "web") as run:
         run.write(b"echo before\r")
         run.expect(PROMPT)
-        with Running("web", verb="console") as console:
+        with Running("web", command="console") as console:
             console.expect(b"\r\nbefore\r\n> ")
             console.write(b"echo typed here\r")
             console.expect(b"\r\ntyped here\r\n> ")
@@ -248,7 +249,7 @@ def test_a_console_works_whatever_the_port_is_connected_to(tmp_path: Path, kind:
     options = ("--memory", "16M", "--name", "web", "--serial", kind.format(tmp_path))
     with Running(*options) as run:
         found(run)
-        with Running("web", verb="console") as console:
+        with Running("web", command="console") as console:
             console.expect(PROMPT)
             console.write(b"cpus\r")
             console.expect(b"1 CPU(s)")
@@ -258,7 +259,7 @@ def test_a_console_works_whatever_the_port_is_connected_to(tmp_path: Path, kind:
 
 def test_on_a_terminal_keys_leave_and_the_guest_goes_on() -> None:
     with guest("--name", "web") as run:
-        with Running("web", verb="console", terminal=True) as console:
+        with Running("web", command="console", terminal=True) as console:
             console.expect(b"Ctrl-A x leaves")
             console.expect(PROMPT)
             assert console.settings_now != console.settings
@@ -276,7 +277,7 @@ def test_on_a_terminal_keys_leave_and_the_guest_goes_on() -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
 def test_a_signal_ends_a_console_and_restores_the_terminal(number: signal.Signals) -> None:
     with guest("--name", "web") as run:
-        with Running("web", verb="console", terminal=True) as console:
+        with Running("web", command="console", terminal=True) as console:
             console.expect(PROMPT)
             console.signal(number)
             console.wait()
@@ -287,7 +288,7 @@ def test_a_signal_ends_a_console_and_restores_the_terminal(number: signal.Signal
 def test_a_console_on_a_terminal_says_that_the_machine_has_ended() -> None:
     with (
         guest("--name", "web") as run,
-        Running("web", verb="console", terminal=True) as console,
+        Running("web", command="console", terminal=True) as console,
     ):
         console.expect(PROMPT)
         console.write(b"poweroff\r")
@@ -382,6 +383,22 @@ def test_a_monitor_is_found_by_its_path(tmp_path: Path, form: str) -> None:
         done = pyvmm("monitor", form.format(tmp_path), stdin=b"info status\n")
         assert (done.returncode, done.stderr) == (0, b"")
         assert b"running" in done.stdout
+
+
+def test_a_machine_speaks_qmp_to_who_asks_for_it() -> None:
+    with (
+        guest("--name", "web") as run,
+        found(run).connect("qmp") as connection,
+        connection.makefile("rw") as client,
+    ):
+        assert "QMP" in json.loads(client.readline())
+        client.write('{"execute": "qmp_capabilities"} {"execute": "query-name"}')
+        client.flush()
+        assert json.loads(client.readline()) == {"return": {}}
+        assert json.loads(client.readline()) == {"return": {"name": "web"}}
+        run.write(b"poweroff\r")
+        assert json.loads(client.readline())["event"] == "SHUTDOWN"
+        assert run.wait() == 0
 
 
 def test_a_monitor_that_is_not_there_is_a_machine_that_is_not() -> None:

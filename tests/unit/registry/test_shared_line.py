@@ -163,7 +163,9 @@ def test_one_that_does_not_read_stalls_neither_the_guest_nor_the_others(
             rig.print(bytes(1000))
             assert len(receive(reader, 1000)) == 1000
         assert rig.line.unsent == 0
-        stalled.close()
+        closing = start_thread("closing", rig.line.close)
+        assert len(receive(stalled, 2_000_000)) < 1_000_000  # what the kernel has, and KEPT
+        closing.join()
 
 
 def test_the_last_output_reaches_a_console_before_it_is_let_go(rig: Rig) -> None:
