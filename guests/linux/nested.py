@@ -28,7 +28,7 @@ L1_PACKAGES = (
     *("gcc", "libc6-dev", "kmod", "iproute2", "strace", "busybox-static"),
     *("qemu-system-x86", "qemu-system-data", "seabios", "ipxe-qemu"),
     *("qemu-utils", "e2fsprogs"),
-    *("curl", "iperf3", "libslirp0", "passt", "tshark"),
+    *("curl", "gdb", "iperf3", "libslirp0", "passt", "tshark"),
 )
 FLAVOUR = "generic"
 DISK_SIZE = "4G"  # sparse

@@ -143,6 +143,10 @@ class Guest:
         self._place(loaded, path)
         self._loaded, self.source = loaded, path
 
+    def forget_symbols(self) -> None:
+        """Use the kernel's own table again."""
+        self._loaded, self._placed, self.source = None, None, ""
+
     def _place(self, loaded: Symbols, path: str) -> Symbols:
         found = self.found
         note = found.kernel.note if found else ""
