@@ -108,7 +108,8 @@ class LinuxRam:
         kernel = self.image(KERNEL) & ~(2 * MIB - 1)
         physical = kernel - KERNEL_MAP + PHYS_BASE
         self._enter(root, levels, 1, kernel, physical | 0x83)
-        self._enter(root, levels, 1, kernel + 2 * MIB, physical + 2 * MIB | 0x83)
+        for offset in (2 * MIB, 4 * MIB):  # also the tables themselves
+            self._enter(root, levels, 1, kernel + offset, physical + offset | 0x83)
         for offset in range(0, 2 * MIB, PAGE):
             self._enter(root, levels, 0, DIRECT_MAP + offset, DATA + offset | 3)
 

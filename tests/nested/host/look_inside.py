@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from pathlib import Path
 
 from pyvmm import Linux, Machine, UsageError
 
@@ -74,11 +75,10 @@ def main(kernel: str, kaslr: str) -> None:
             told["rsp"] = [vcpu.regs.rsp for vcpu in vm.vcpus]
             vm.command("dump-guest-memory /tmp/guest.core")
         told["from elf"] = vm.command("symbols /tmp/guest.elf").data
-        text = open("/tmp/guest.map").read()
-        shifted = re.sub(
-            r"(?m)^f\S+", lambda match: f"{int(match[0], 16) - 64:x}", text, count=1000
-        )
-        open("/tmp/other.map", "w").write(shifted)
+        text = Path("/tmp/guest.map").read_text()
+        first = re.compile(r"^f\S+", re.MULTILINE)
+        shifted = first.sub(lambda match: f"{int(match[0], 16) - 64:x}", text, count=1000)
+        Path("/tmp/other.map").write_text(shifted)
         told["other"] = refused(vm, "symbols /tmp/other.map")
         told["still"] = vm.guest.source
 

@@ -3,12 +3,13 @@ from __future__ import annotations
 import struct
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyvmm.errors import MemoryAccessError
 from pyvmm.inspection.backtrace import FRAMES_MAX, backtrace
 from pyvmm.inspection.kernel import GuestKernel
+from pyvmm.inspection.orc_spec import PT_REGS
 from pyvmm.inspection.symbols import table
 
 TEXT = 0xFFFFFFFF81000000
@@ -81,23 +82,7 @@ def orc(memory, *entries):
 
 
 def registers(rip, rsp, **more):
-    names = [
-        "rbp",
-        "rax",
-        "rbx",
-        "rcx",
-        "rdx",
-        "rsi",
-        "rdi",
-        "r8",
-        "r9",
-        "r10",
-        "r11",
-        "r12",
-        "r13",
-        "r14",
-        "r15",
-    ]
+    names = [f"r{name}" for name in (*["ax", "bx", "cx", "dx", "si", "di", "bp"], *range(8, 16))]
     return dict.fromkeys(names, 0) | {"rip": rip, "rsp": rsp} | more
 
 
@@ -110,25 +95,7 @@ def names(table, frames):
 
 
 def pt_regs(rip, rsp, cs=0x10, **more):
-    order = [
-        "r15",
-        "r14",
-        "r13",
-        "r12",
-        "rbp",
-        "rbx",
-        "r11",
-        "r10",
-        "r9",
-        "r8",
-        "rax",
-        "rcx",
-        "rdx",
-        "rsi",
-        "rdi",
-        "orig_rax",
-    ]
-    return [more.get(name, 0) for name in order] + [rip, cs, 0x202, rsp, 0x18]
+    return [more.get(name, 0) for name in PT_REGS[:-5]] + [rip, cs, 0x202, rsp, 0x18]
 
 
 CALL, REGS, PARTIAL, END = 0, 1, 2, 4  # type:2 and end:1, Linux 6.1
@@ -260,6 +227,7 @@ def test_a_stack_that_leads_in_a_circle_ends(memory):
     assert len(frames) == FRAMES_MAX
 
 
+@settings(deadline=None)
 @given(data=st.data())
 def test_no_stack_and_no_table_makes_it_raise_or_run_on(data):
     memory = Memory()
