@@ -41,6 +41,7 @@ class Found:
         self.kernel = kernel
         self._memory = memory
         self._own = own
+        self.has_note = own is None  # or it was found by its table of symbols
         self._anchor = memory.read(kernel.place, ANCHOR_SIZE)
 
     @property
@@ -141,10 +142,6 @@ class Guest:
         loaded = from_file(path)
         self._place(loaded, path)
         self._loaded, self.source = loaded, path
-
-    def forget_symbols(self) -> None:
-        """Use the kernel's own table again."""
-        self._loaded, self._placed, self.source = None, None, ""
 
     def _place(self, loaded: Symbols, path: str) -> Symbols:
         found = self.found

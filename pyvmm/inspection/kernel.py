@@ -33,6 +33,7 @@ TOP_TABLES = (
 )  # what it was called, newest first
 
 KERNEL_MAP = 0xFFFF_FFFF_8000_0000  # __START_KERNEL_map; Linux, x86/x86_64/mm.rst
+LINKED_AT = KERNEL_MAP + 16 * MIB  # _stext without KASLR: CONFIG_PHYSICAL_START of all but a few
 ADDRESS_SPACE = 1 << 64
 
 # Page tables, Intel SDM 3A §4.5: 512 entries of 8 bytes, 4 or 5 levels.
@@ -84,7 +85,7 @@ class GuestKernel:
             (kind, name): value for kind, name, value in _ENTRY.findall(note)
         }
         self._pages: dict[int, int] = {}
-        self._levels = 5 if self.number("pgtable_l5_enabled") else 4
+        self.levels = 5 if self.number("pgtable_l5_enabled") else 4
         self._encrypted = self.number("sme_mask")
         tops = [name for name in TOP_TABLES if ("SYMBOL", name) in self._entries]
         self._top = self.symbol(tops[0])
@@ -92,7 +93,10 @@ class GuestKernel:
 
     def symbol(self, name: str) -> int:
         """A symbol's virtual address."""
-        return int(self._entries["SYMBOL", name], 16)
+        address = int(self._entries["SYMBOL", name], 16)
+        if not 0 <= address < ADDRESS_SPACE:
+            raise ValueError(f"{name} must lie in the address space, not at {address:#x}")
+        return address
 
     def offset(self, member: str) -> int:
         """The offset in bytes of `structure.member`."""
@@ -134,7 +138,7 @@ class GuestKernel:
         pieces = []
         while length > 0:
             piece = min(length, PAGE - address % PAGE)
-            pieces.append(self._memory.read(self._translate(address), piece))
+            pieces.append(self._memory.read(self.translate(address), piece))
             address += piece
             length -= piece
         return b"".join(pieces)
@@ -147,7 +151,8 @@ class GuestKernel:
         """The 64-bit integer at a virtual address."""
         return int.from_bytes(self.read(address, 8), "little")
 
-    def _translate(self, address: int) -> int:
+    def translate(self, address: int) -> int:
+        """The guest-physical address of a virtual one."""
         page = address // PAGE
         if page not in self._pages:
             self._pages[page] = self._walk(page * PAGE)
@@ -156,7 +161,7 @@ class GuestKernel:
     def _walk(self, address: int) -> int:
         """SDM 3A §4.5.4, from the kernel's own top table."""
         table = self._root
-        for level in reversed(range(self._levels)):
+        for level in reversed(range(self.levels)):
             shift = PAGE_SHIFT + LEVEL_BITS * level
             index = address >> shift & (1 << LEVEL_BITS) - 1
             entry = self._memory.u64(table + index * ENTRY_SIZE)
@@ -189,7 +194,7 @@ def describe(memory: GuestMemory, address: Callable[[str], int]) -> GuestKernel 
     """
     try:
         banner, phys_base = address("linux_banner"), address("phys_base")
-        levels = address("__pgtable_l5_enabled")
+        levels, start = address("__pgtable_l5_enabled"), address("_stext")
     except LookupError:
         return None
     for found in search(memory, BANNER):
@@ -200,6 +205,7 @@ def describe(memory: GuestMemory, address: Callable[[str], int]) -> GuestKernel 
             text = memory.read(found + len(BANNER), RELEASE_MAX).decode("ascii", "replace")
             lines = [f"OSRELEASE={text.split()[0]}", f"NUMBER(phys_base)={moved}"]
             lines.append(f"NUMBER(pgtable_l5_enabled)={memory.u32(levels - KERNEL_MAP + moved)}")
+            lines.append(f"KERNELOFFSET={start - LINKED_AT:x}")
             for name in ("_stext", *TOP_TABLES):
                 with suppress(LookupError):
                     lines.append(f"SYMBOL({name})={address(name):x}")

@@ -19,7 +19,7 @@ ELF_MAGIC = b"\x7fELF"
 SYMBOL64, SYMBOL32 = struct.Struct("<IBBHQQ"), struct.Struct("<IIIBBH")
 STT_SECTION, STT_FILE = 3, 4
 SHN_ABS = 0xFFF1
-BUILD_ID = "NT_GNU_BUILD_ID"
+BUILD_ID = ("GNU", "NT_GNU_BUILD_ID")  # how pyelftools calls that note
 
 UPPER_HALF = 1 << 63  # where kernels are; what lies below in their tables is an offset or a number
 
@@ -218,7 +218,7 @@ def _elf_symbols(file: IO[bytes]) -> Symbols | None:
         for section in sections
         if isinstance(section, NoteSection)
         for note in section.iter_notes()
-        if note["n_type"] == BUILD_ID
+        if (note["n_name"], note["n_type"]) == BUILD_ID
     ]
     return table(found, numbers, "".join(build_ids[:1]))
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from types import ModuleType
 
 from pyvmm.monitor.command import Command
-from pyvmm.monitor.commands import board, cpu, general, memory, running
+from pyvmm.monitor.commands import board, cpu, general, kernel, memory, running
 
 GROUPS: Mapping[str, ModuleType] = {
     "The monitor": general,
@@ -14,6 +14,7 @@ GROUPS: Mapping[str, ModuleType] = {
     "vCPUs": cpu,
     "Memory": memory,
     "The board": board,
+    "The guest's kernel": kernel,
 }
 TABLE: Mapping[str, Command] = {
     one.name: one
