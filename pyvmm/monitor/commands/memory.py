@@ -167,7 +167,7 @@ def info_page_tables(session: Session, address: Address) -> Result:
     machine = session.machine
     with machine.paused():
         memory = virtual_memory(machine, session.cpu)
-    walk = memory.walk(address)
+        walk = memory.walk(address)
     rows = [(s.level, Hex(s.address), Hex(s.entry), " ".join(s.flags)) for s in walk.steps]
     end: dict[str, Cell] = {"problem": walk.problem}
     if walk.physical is not None:
