@@ -11,6 +11,7 @@ from conftest import TIMEOUT, Bare, machine, numbered_disk
 
 from pyvmm import Disk, Machine
 from pyvmm.errors import MemoryAccessError, UnmappedError, UsageError
+from pyvmm.inspection.registers import Registers
 from pyvmm.kvm import exits
 from pyvmm.monitor.command import parse_arguments
 from pyvmm.monitor.session import Interrupted, Session
@@ -246,6 +247,12 @@ def test_the_vCPU_that_runs_gets_what_is_set(session: Session) -> None:
     assert session.machine.state == "running"
     assert data(session, "info registers general")["General"]["r15"] == 0x1_2345_6789
     session.execute(f"set $r15 {before}")
+
+
+def test_a_register_is_shown_as_KVM_has_made_it(bare: Bare) -> None:
+    registers = Registers(bare.vcpu, 4096)
+    registers["rflags"] = 0
+    assert registers["rflags"] == 2  # SDM 1 §3.4.3: a bit that is always set
 
 
 def test_a_register_or_a_CPU_that_is_not_there_is_refused(session: Session) -> None:

@@ -270,10 +270,9 @@ def _find(session: Session, memory: GuestMemory, what: Search) -> Iterator[int]:
         end = min(start + size, low + length)
         for at in range(max(start, low), end, MIB):
             session.check()
+            # No match is in two pieces, nor missed between them.
             chunk = memory.read(at, min(MIB + what.length - 1, end - at))
-            for match in what.pattern.finditer(chunk):
-                if match.start() < MIB:
-                    yield at + match.start()
+            yield from (at + match.start() for match in what.pattern.finditer(chunk))
 
 
 def _context(memory: GuestMemory, at: int) -> tuple[str, str]:
