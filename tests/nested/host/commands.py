@@ -7,7 +7,6 @@ JSON: what the command returned as `data` and `text`, or its `error`; the first 
 from __future__ import annotations
 
 import json
-import re
 import sys
 from typing import Any
 
@@ -16,15 +15,18 @@ from pyvmm.errors import PyvmmError
 from pyvmm.monitor.session import Session
 
 GUESTS = "build/guests"
+PROMPT = b"guest# "
 PATIENCE = 300.0  # seconds
 
 
 def shell(vm: Machine, command: str) -> str:
     """What a command in the guest printed."""
     # Quoted so that the terminal's echo of this line looks like no mark.
-    vm.serial.write(f"echo 'be''gin'; {command}; echo 'e''nd'\n".encode())
-    output = vm.serial.expect(rb"\nbegin\r*\n(?s:.*?)^end\r*$", PATIENCE)
-    return re.split(rb"\nbegin\r*\n", output)[-1].rpartition(b"end")[0].replace(b"\r", b"").decode()
+    vm.serial.write(f"echo 'it be''gins'; {command}; echo 'it en''ds'\n".encode())
+    vm.serial.expect(b"it begins\r\n", PATIENCE)
+    output = vm.serial.expect(b"it ends\r\n", PATIENCE)
+    vm.serial.expect(PROMPT, PATIENCE)
+    return output.removesuffix(b"it ends\r\n").replace(b"\r", b"").decode()
 
 
 def answer(vm: Machine, session: Session, line: str) -> dict[str, Any]:
@@ -48,7 +50,7 @@ def main() -> None:
     with Machine(memory="512M", cpus=2, boot=boot, devices=(Rng(), Balloon())) as vm:
         session = Session(vm)
         vm.start()
-        vm.serial.expect(b"guest# ", PATIENCE)
+        vm.serial.expect(PROMPT, PATIENCE)
         print(json.dumps({}), flush=True)
         for line in sys.stdin:
             print(json.dumps(answer(vm, session, line.rstrip("\n"))), flush=True)
