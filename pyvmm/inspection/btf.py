@@ -81,9 +81,12 @@ class Btf:
             kind = info >> INFO_KIND_SHIFT & INFO_KIND_MASK
             if not 0 < kind <= KIND_MAX:
                 raise ValueError(f"BTF has a type of the unknown kind {kind}")
-            places.append(at)
             fixed, each = EXTRA.get(kind, (0, 0))
-            at += TYPE.size + fixed + each * (info & INFO_VLEN)
+            following = at + TYPE.size + fixed + each * (info & INFO_VLEN)
+            if following > size:  # it is cut off
+                break
+            places.append(at)
+            at = following
         return places
 
     def offset(self, path: str) -> int:
@@ -159,8 +162,6 @@ class Btf:
         mask = MEMBER_OFFSET_MASK if info & INFO_KIND_FLAG else -1
         start = place + TYPE.size
         for at in range(start, start + MEMBER.size * (info & INFO_VLEN), MEMBER.size):
-            if at + MEMBER.size > len(self._data):
-                break
             name, type_, bits = MEMBER.unpack_from(self._data, at)
             yield name, Place((bits & mask) // 8, type_)
 

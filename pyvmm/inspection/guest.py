@@ -18,7 +18,7 @@ from pyvmm.inspection.btf import Btf
 from pyvmm.inspection.kernel import GuestKernel, describe, find_kernels
 from pyvmm.inspection.log import LogLine, read_log
 from pyvmm.inspection.symbols import Symbols, from_file
-from pyvmm.layout import MIB
+from pyvmm.layout import MIB, PAGE
 from pyvmm.memory import GuestMemory
 from pyvmm.printable import printable
 
@@ -31,7 +31,7 @@ ANCHORS = ("_stext", "init_uts_ns", "swapper_pg_dir", "init_top_pgt")
 ENTRY = "entry_SYSCALL_64"  # MSR_LSTAR; Linux, arch/x86/kernel/cpu/common.c, syscall_init
 MSR_LSTAR = 0xC000_0082  # Intel SDM 4, table 2-2
 KASLR_UNIT = 2 * MIB  # CONFIG_PHYSICAL_ALIGN is at least that on x86-64
-ANCHOR_SIZE = 256  # bytes that are compared to see whether what was found is still there
+ANCHOR_SIZE = PAGE  # bytes that are compared to see whether what was found is still there
 
 
 class Found:
@@ -42,12 +42,14 @@ class Found:
         self._memory = memory
         self._own = own
         self.has_note = own is None  # or it was found by its table of symbols
-        self._anchor = memory.read(kernel.place, ANCHOR_SIZE)
+        end = memory.region_at(kernel.place, 1).end
+        self._anchor_size = min(ANCHOR_SIZE, end - kernel.place)
+        self._anchor = memory.read(kernel.place, self._anchor_size)
 
     @property
     def there(self) -> bool:
         """Whether it still is."""
-        return self._memory.read(self.kernel.place, ANCHOR_SIZE) == self._anchor
+        return self._memory.read(self.kernel.place, self._anchor_size) == self._anchor
 
     @cached_property
     def symbols(self) -> Symbols | None:
@@ -142,6 +144,10 @@ class Guest:
         loaded = from_file(path)
         self._place(loaded, path)
         self._loaded, self.source = loaded, path
+
+    def forget_symbols(self) -> None:
+        """Use the kernel's own table again."""
+        self._loaded, self._placed, self.source = None, None, ""
 
     def _place(self, loaded: Symbols, path: str) -> Symbols:
         found = self.found

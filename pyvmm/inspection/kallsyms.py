@@ -63,12 +63,12 @@ def by_note(kernel: GuestKernel) -> Symbols | None:
 
 
 def by_content(memory: GuestMemory) -> Iterator[tuple[int, Symbols]]:
-    """Every table that is found, after the guest-physical address of its tokens. Any thread."""
+    """Every table that is found, after the guest-physical address of its base. Any thread."""
     for digits in search(memory, DIGITS):
         with suppress(ValueError, MemoryAccessError, struct.error):
             for parts in _parts(memory, digits):
                 with suppress(ValueError, MemoryAccessError):
-                    yield parts.tokens, _read(parts, memory.read)
+                    yield parts.base, _read(parts, memory.read)
 
 
 # ---- reading a table ----

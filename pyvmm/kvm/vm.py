@@ -33,7 +33,6 @@ class Vm(Handle):
     def __init__(self, fd: int, vcpu_mmap_size: int) -> None:
         super().__init__(fd)
         self._vcpu_mmap_size = vcpu_mmap_size
-        self.raised: dict[int, int] = {}  # how often each interrupt line was driven high
         self.on_irq_line: Callable[[int, bool], object] | None = None  # told of each that is driven
 
     def create_vcpu(self, index: int) -> Vcpu:
@@ -123,8 +122,6 @@ class Vm(Handle):
 
     def irq_line(self, gsi: int, level: bool) -> None:
         """Drive an interrupt line of the in-kernel controllers."""
-        if level:
-            self.raised[gsi] = self.raised.get(gsi, 0) + 1
         if self.on_irq_line is not None:
             self.on_irq_line(gsi, level)
         line = ffi.new("struct kvm_irq_level *", {"irq": gsi, "level": level})

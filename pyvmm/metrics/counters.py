@@ -167,7 +167,10 @@ def _interrupts(machine: Machine) -> Iterator[Family]:
         if device.interrupts is not None
     ]
     yield Family("device_interrupts", "Interrupts of its queues", True, signalled)
-    raised = [({"gsi": str(gsi)}, float(count)) for gsi, count in dict(board.vm.raised).items()]
+    raised = [
+        ({"gsi": str(gsi), "devices": ", ".join(names)}, float(line.raised))
+        for gsi, (line, names) in board.wired.items()
+    ]
     yield Family("interrupt_lines", "How often an interrupt line was driven high", True, raised)
 
 

@@ -98,8 +98,6 @@ class Session:
         )
         if close and not (group and name == first):
             return f"There is no command {name!r}; did you mean {close[0]!r}?"
-        if group:
-            return f"There is no command {name!r}, but {', '.join(group)}"
         return f"There is no command {name!r}; `help` lists those there are"
 
     def complete(self, text: str) -> tuple[int, list[str]]:

@@ -5,19 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 
-from pyvmm import layout
 from pyvmm.metrics.counters import Family
 from pyvmm.monitor.result import Cell, Result, Sections, Table
 
 KIB = 1024
 Key = tuple[str, ...]  # a family's name, and the values of its labels
-LINES = {
-    layout.PIT_GSI: "timer",
-    layout.KEYBOARD_GSI: "keyboard",
-    **{gsi: f"COM{number}" for number, gsi in enumerate(layout.COM_GSIS, 1)},
-    layout.RTC_GSI: "RTC",
-    layout.SCI_GSI: "ACPI",
-}
 
 
 class Rates:
@@ -124,7 +116,7 @@ class Rates:
             for name in self._sources("device_interrupts")
             if name not in shown
         ]
-        for gsi in sorted(self._sources("interrupt_lines"), key=int):
-            name = LINES.get(int(gsi), f"line {gsi}")
-            rows.append((name, self._one("interrupt_lines", gsi)))
+        for family, *labels in self._rates:
+            if family == "interrupt_lines":
+                rows.append((f"{labels[1]} (GSI {labels[0]})", self._one(family, *labels)))
         return Table(("device", "interrupts/s"), rows)
