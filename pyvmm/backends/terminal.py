@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from pyvmm.backends.chardev import LAST_WAIT, Stream, ready
+from pyvmm.errors import HostError
+from pyvmm.log import Log
 from pyvmm.loop import Loop
 from pyvmm.typed import TYPE_CHECKING
 
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
     import socket
 
     from pyvmm.backends.chardev import ServeMonitor
+
+log = Log(__name__)
 
 ESCAPE = 0x01  # Ctrl-A
 HELP = b"""\r
@@ -135,21 +139,21 @@ class Stdio(Stream):
         self._in_front = False  # the monitor, not the guest
         self._shown = bytearray()  # the monitor's output, as _output is the guest's
         self._refused = False  # it has more
-        commands = {
-            ord("x"): quit_requested,
-            ord("h"): self._help,
-            ord("c"): self.switch,
-        }
+        commands = {ord("x"): quit_requested, ord("h"): self._help, ord("c"): self.switch}
         self._escapes = EscapeParser(commands) if os.isatty(source) else None
 
     def switch(self) -> None:
         """Bring the monitor to the front, or the guest again. The loop's thread."""
+        opened = self._monitor
+        try:
+            self._monitor = self._monitor or self._open_monitor()
+        except (OSError, HostError) as error:
+            log.warning("The monitor cannot be opened: %s", error)
+            return
         with self._lock:
             self._bring(monitor=not self._in_front)
-        if self._monitor is None:
-            self._monitor = self._open_monitor()
-        elif self._escapes is not None:
-            self._monitor.transmit(FOCUS_IN if self._in_front else FOCUS_OUT)
+        if opened is not None and self._escapes is not None:
+            opened.transmit(FOCUS_IN if self._in_front else FOCUS_OUT)
         self.resume()
 
     def received(self, data: bytes) -> bytes:
@@ -243,14 +247,18 @@ class Stdio(Stream):
     def _open_monitor(self) -> MonitorLine:
         import socket
 
-        ours, theirs = socket.socketpair()
-        monitor = MonitorLine(self._loop, ours, self)
         columns, rows = self.size
         hello = f"terminal {rows or ROWS} {columns or COLUMNS} {os.environ.get('TERM') or 'ansi'}"
-        self._wait_served = self._serve_monitor(
-            theirs, "prompt off" if self._escapes is None else hello
-        )
-        return monitor
+        if self._escapes is None:
+            hello = "prompt off"
+        ours, theirs = socket.socketpair()
+        try:
+            self._wait_served = self._serve_monitor(theirs, hello)
+        except HostError:
+            ours.close()
+            theirs.close()
+            raise
+        return MonitorLine(self._loop, ours, self)
 
     def _end_monitor(self) -> None:
         """Show the last that it says. The loop's thread, or any once the loop has stopped."""
