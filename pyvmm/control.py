@@ -44,7 +44,8 @@ def controlled(machine: Machine, settings: Mapping[str, Any]) -> Iterator[None]:
 
 def _open_monitor(machine: Machine, where: str, stack: ExitStack) -> None:
     if where == "stdio":
-        from pyvmm.backends.terminal import Stdio, Unconnected
+        from pyvmm.backends.monitorline import Unconnected
+        from pyvmm.backends.terminal import Stdio
 
         line = Stdio(machine.loop, machine.quit, machine.serve_monitor)
         stack.callback(line.close)

@@ -30,12 +30,13 @@ from prompt_toolkit.output.vt100 import Vt100_Output
 from prompt_toolkit.renderer import print_formatted_text
 from prompt_toolkit.styles import Style
 
+from pyvmm.backends.terminal import FOCUS_IN, FOCUS_OUT
 from pyvmm.errors import PyvmmError
 from pyvmm.log import Log
 from pyvmm.loop import start_thread
 from pyvmm.machine import Machine
 from pyvmm.monitor.history import open_history
-from pyvmm.monitor.keys import FOCUS_IN, FOCUS_OUT, SocketInput
+from pyvmm.monitor.keys import SocketInput
 from pyvmm.monitor.plain import PROMPT, SIZE_MAX, Terminal
 from pyvmm.monitor.render import ERROR, PLAIN, Piece, render, safe
 from pyvmm.monitor.result import Live, Result

@@ -22,7 +22,6 @@ from prompt_toolkit.keys import Keys
 
 CHUNK = 4096
 INPUT_MAX = 64 << 10  # bytes for one line; who sends more is no person
-FOCUS_IN, FOCUS_OUT = b"\x1b[I", b"\x1b[O"
 IN_BAND = re.compile(rb"\x1b\[(?:48;\d{1,6};\d{1,6}(?:;\d{0,6})*t|[IO])")
 PART = re.compile(rb"\x1b\[(?:4|48[;\d]{0,32})?\Z")  # of the above, the rest is to come
 

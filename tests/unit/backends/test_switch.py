@@ -13,15 +13,8 @@ from contextlib import suppress
 import pytest
 
 from pyvmm.backends.chardev import CHUNK
-from pyvmm.backends.terminal import (
-    FOCUS_IN,
-    FOCUS_OUT,
-    LEAVE,
-    TYPED_MAX,
-    Stdio,
-    Unconnected,
-    raw_mode,
-)
+from pyvmm.backends.monitorline import TYPED_MAX, Unconnected
+from pyvmm.backends.terminal import FOCUS_IN, FOCUS_OUT, LEAVE, Stdio, raw_mode
 from tests.unit.backends.conftest import PATIENCE, Stage
 
 SWITCH = b"\x01c"

@@ -9,7 +9,8 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyvmm.monitor.keys import FOCUS_IN, FOCUS_OUT, INPUT_MAX, SocketInput
+from pyvmm.backends.terminal import FOCUS_IN, FOCUS_OUT
+from pyvmm.monitor.keys import INPUT_MAX, SocketInput
 
 SIZE = b"\x1b[48;24;80;0;0t"
 ESCAPE = b"\x1b"

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from pyvmm.backends.terminal import FOCUS_IN, FOCUS_OUT
 from pyvmm.monitor.console import Console
-from pyvmm.monitor.keys import FOCUS_IN, FOCUS_OUT, INPUT_MAX
+from pyvmm.monitor.keys import INPUT_MAX
 from pyvmm.monitor.plain import Terminal
 from tests.fakes.monitored import PATIENCE, FakeMachine, Stopwatch, TestSession
 from tests.fakes.screen import COLUMNS, ROWS, Screen
