@@ -14,7 +14,9 @@ from pyvmm.debugger import Point
 from pyvmm.diagnosis_spec import MP_HALTED, NOT_STARTED
 from pyvmm.errors import MemoryAccessError, PyvmmError, UsageError
 from pyvmm.gdb.packets import PACKET_SIZE
-from pyvmm.gdb.target import Registers, Target, memory_map
+from pyvmm.gdb.target import Target, memory_map, read, write
+from pyvmm.inspection.registers import Registers
+from pyvmm.inspection.views import registers_of
 from pyvmm.log import Log
 from pyvmm.machine import Machine
 from pyvmm.monitor.session import Session
@@ -173,9 +175,8 @@ class Stub:
 
     def _go_to(self, address: str) -> None:
         if address:
-            rip = next(one for one in self._target.registers if one.name == "rip")
             with self._machine.paused():
-                self._registers().write(rip, _number(address).to_bytes(8, "little"))
+                self._registers()["rip"] = _number(address)
 
     def _detach(self, _: str) -> bytes:
         self.done = True
@@ -236,12 +237,12 @@ class Stub:
     # ---- registers ----
 
     def _registers(self) -> Registers:
-        return Registers(self._target, self._machine.vcpus[self._cpu])
+        return registers_of(self._machine, self._cpu)
 
     def _read_registers(self, _: str) -> bytes:
         with self._machine.paused():
             registers = self._registers()
-            return b"".join(_hex(registers.read(one), one.bits) for one in self._target.registers)
+            return b"".join(_hex(read(registers, one), one.bits) for one in self._target.registers)
 
     def _write_registers(self, text: str) -> bytes:
         with self._machine.paused():
@@ -249,19 +250,19 @@ class Stub:
             for one in self._target.registers:
                 digits, text = text[: one.bits // 4], text[one.bits // 4 :]
                 if digits != "x" * len(digits):
-                    registers.write(one, _bytes(digits, one.bits // 8))
+                    write(registers, one, _bytes(digits, one.bits // 8))
         return OK
 
     def _read_register(self, text: str) -> bytes:
         one = self._target.registers[self._register_number(text)]
         with self._machine.paused():
-            return _hex(self._registers().read(one), one.bits)
+            return _hex(read(self._registers(), one), one.bits)
 
     def _write_register(self, text: str) -> bytes:
         number, _, digits = text.partition("=")
         one = self._target.registers[self._register_number(number)]
         with self._machine.paused():
-            self._registers().write(one, _bytes(digits, one.bits // 8))
+            write(self._registers(), one, _bytes(digits, one.bits // 8))
         return OK
 
     def _register_number(self, text: str) -> int:

@@ -73,7 +73,9 @@ def delete(session: Session, number: OptionalNumber = None) -> None:
         if (point.owner is None if number is None else point.number == number)
     ]
     if number is not None and not points:
-        raise UsageError(f"There is no breakpoint {number}; `info breakpoints` lists those there are")
+        raise UsageError(
+            f"There is no breakpoint {number}; `info breakpoints` lists those there are"
+        )
     session.machine.debugger.remove(*points)
 
 

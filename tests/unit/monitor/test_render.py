@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 from pyvmm.monitor.render import NAME, TITLE, render
 from pyvmm.monitor.result import Fields, Hex, Live, Result, Sections, Table, Text
 
-CELLS = st.one_of(st.none(), st.booleans(), st.integers(), st.builds(Hex, st.integers(0)), st.text())
+CELLS = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.builds(Hex, st.integers(0)), st.text()
+)
 LEAVES = st.one_of(
     st.builds(Text, st.text()),
     st.builds(Fields, st.dictionaries(st.text(), CELLS, max_size=4)),
