@@ -47,9 +47,9 @@ def _flags(name: str, size: int, bits: dict[int, str]) -> str:
 
 
 _MXCSR = {  # SDM 1 §10.2.3
-    **dict(enumerate(("IE", "DE", "ZE", "OE", "UE", "PE", "DAZ", "IM", "DM", "ZM", "OM", "UM"))),
-    **{12: "PM", 15: "FZ"},
-}
+    0: "IE", 1: "DE", 2: "ZE", 3: "OE", 4: "UE", 5: "PE", 6: "DAZ", 7: "IM", 8: "DM", 9: "ZM",
+    10: "OM", 11: "UM", 12: "PM", 15: "FZ",
+}  # fmt: skip
 _VECTOR = "".join(
     f'<vector id="{name}" type="{type}" count="{count}"/>'
     for name, type, count in (

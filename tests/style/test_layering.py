@@ -57,6 +57,7 @@ TOP = {
     "endpoint",
     "control",
     "registry",
+    "breakpoints",
     "debugger",
     "inspection",
     "tracing",
