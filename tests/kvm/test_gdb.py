@@ -3,42 +3,29 @@
 from __future__ import annotations
 
 import shutil
-import socket
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
-from conftest import SOFTWARE_KVM, TIMEOUT, machine, program
+from conftest import SOFTWARE_KVM, TIMEOUT, program
+from debugging import debugged, serving, symbol, unstarted
 
-from pyvmm import Machine, ends
-from pyvmm.endpoint import Endpoint
-from pyvmm.gdb.packets import encode
-from pyvmm.gdb.server import GdbServer
+from pyvmm import ends
 
 SYMBOLS = f"symbol-file -o 0x80000000 {program('debug')}"  # linked there, run at its physical place
 
 needs_gdb = pytest.mark.skipif(shutil.which("gdb") is None, reason="needs gdb")
 
 
-@contextmanager
-def debugged(path: Path, cmdline: str, **settings: Any) -> Iterator[Machine]:
-    """A running machine with debug.c, and a server for gdb at `path`."""
-    with machine("debug", cmdline, **settings) as vm:
-        server = GdbServer(vm, Endpoint(path=str(path)))
-        try:
-            yield vm
-        finally:
-            server.close()
-
-
 def gdb(path: Path, *commands: str) -> str:
     """What gdb prints; at its end it lets the guest go."""
-    words = [word for command in (SYMBOLS, f"target remote {path}", *commands) for word in ("-ex", command)]
+    words = [
+        word
+        for command in (SYMBOLS, f"target remote {path}", *commands)
+        for word in ("-ex", command)
+    ]
     done = subprocess.run(
-        ["gdb", "-nx", "-batch", "-ex", "set confirm off", *words],
+        ["gdb", "-nx", "-batch", *words],
         capture_output=True,
         text=True,
         timeout=3 * TIMEOUT,
@@ -82,10 +69,54 @@ def test_break_step_registers_memory_and_detach(tmp_path: Path) -> None:
             assert 7 <= now < 1 << 32
 
 
-def symbol(name: str) -> int:
-    """Where something of debug.c is, by physical address."""
-    listing = subprocess.run(["nm", program("debug")], check=True, capture_output=True, text=True)
-    (address,) = (
-        line.split()[0] for line in listing.stdout.splitlines() if line.split()[2] == name
-    )
-    return int(address, 16) & 0x7FFF_FFFF
+@needs_gdb
+def test_two_cpus_are_two_threads(tmp_path: Path) -> None:
+    path = tmp_path / "gdb"
+    with debugged(path, "both", cpus=2) as vm:
+        said = gdb(
+            path,
+            "hbreak *0x8000",
+            "continue",
+            "info threads",
+            "x/1bx 0x8000",
+            "stepi",
+            "thread 1",
+            "info threads",
+            "print $cr0",
+            "thread 2",
+            "print $cr0",
+        )
+        assert '* 2    Thread 2 "vCPU 1" (running)' in said
+        assert '  2    Thread 2 "vCPU 1" (running)' in said
+        assert "0x8000:\t0x2e" in said
+        assert "0x0000000000008005" in said
+        assert "$1 = [ PE ET PG ]" in said
+        assert "$2 = [ ET" in said
+        assert vm.state == "running"
+
+
+@needs_gdb
+@pytest.mark.skipif(SOFTWARE_KVM, reason="a software KVM has no watchpoints")
+def test_watch(tmp_path: Path) -> None:
+    path = tmp_path / "gdb"
+    with debugged(path, "count"):
+        said = gdb(path, "watch *(unsigned long *) &ticks", "continue", "continue")
+        assert said.count("Hardware watchpoint 1: *(unsigned long *) &ticks") == 3
+        *_, old, new = (int(line.split()[-1]) for line in said.splitlines() if " value = " in line)
+        assert new == old + 1
+
+
+@needs_gdb
+def test_kill(tmp_path: Path) -> None:
+    path = tmp_path / "gdb"
+    with debugged(path, "count") as vm:
+        gdb(path, "kill")
+        assert vm.wait(TIMEOUT) == ends.Quit()
+
+
+@needs_gdb
+def test_a_guest_s_end_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "gdb"
+    with unstarted("step") as vm, serving(vm, path):
+        vm.start(paused=True)
+        assert "exited with code 041" in gdb(path, "continue")
