@@ -25,7 +25,7 @@ from pyvmm.gdb.fields import (
 )
 from pyvmm.gdb.packets import PACKET_SIZE
 from pyvmm.gdb.target import Target, memory_map, read, write
-from pyvmm.gdb.target_spec import Register
+from pyvmm.gdb.target_spec import LINEAR_PC, Register
 from pyvmm.inspection.registers import Registers
 from pyvmm.inspection.views import registers_of
 from pyvmm.log import Log
@@ -177,7 +177,8 @@ class Stub:
     def _go_to(self, address: str) -> None:
         if address:
             with self._machine.paused():
-                self._registers()["rip"] = number(address)
+                rip = next(one for one in self._target.registers if one.source == LINEAR_PC)
+                write(self._registers(), rip, number(address).to_bytes(8, "little"))
 
     def _detach(self, _: str) -> bytes:
         self.done = True

@@ -80,6 +80,10 @@ def write(registers: Registers, one: Register, data: bytes) -> None:
     elif one.name in spec.SEGMENTS:
         _write_selector(registers, one, value)
         return
+    elif one.source == spec.LINEAR_PC:
+        base = registers.linear_pc - registers["rip"]
+        registers["rip"] = value - base & _mask(one)
+        return
     kept = registers[one.source] & ~(_mask(one) << one.shift)
     registers[one.source] = kept | value << one.shift
 

@@ -38,6 +38,9 @@ TAG_VALID, TAG_ZERO, TAG_SPECIAL, TAG_EMPTY = range(4)  # SDM 1 §8.1.7
 FSW_TOP_SHIFT, ST_REGISTERS = 11, 8
 EXPONENT_MAX, INTEGER_BIT = 0x7FFF, 1 << 63  # SDM 1 §4.2.2
 
+# gdb knows no bases of code segments: it gets the linear address, as of breakpoints and memory.
+LINEAR_PC = "pc"
+
 CPUID_XSTATE, CPUID_XSTATE_AVX = 0xD, 2  # leaf and subleaf, where EBX is not 0 if there is AVX
 
 
@@ -89,7 +92,7 @@ FEATURES = (
             *(Register(name, 64, "int64", name) for name in GENERAL[:6]),  # rax to rdi
             *(Register(name, 64, "data_ptr", name) for name in GENERAL[6:8]),  # rbp and rsp
             *(Register(name, 64, "int64", name) for name in GENERAL[8:16]),  # r8 to r15
-            Register("rip", 64, "code_ptr", "rip"),
+            Register("rip", 64, "code_ptr", LINEAR_PC),
             Register("eflags", 32, "i386_eflags", "rflags"),
             *(Register(name, 32, "int32", f"{name}_selector") for name in SEGMENTS),
             *(Register(f"st{n}", 80, "i387_ext", f"st{n}") for n in range(ST_REGISTERS)),
