@@ -20,11 +20,10 @@ def controlled(machine: Machine, settings: Mapping[str, Any]) -> Iterator[None]:
     Raises UsageError or HostError.
     """
     with ExitStack() as stack:
-        if "gdb" in settings:
-            from pyvmm.gdb.server import GdbServer, parse_gdb_endpoint
+        if where := settings.get("gdb"):
+            from pyvmm.gdb.server import open_server, parse_gdb_endpoint
 
-            gdb = GdbServer(machine, parse_gdb_endpoint(settings["gdb"]))
-            stack.callback(gdb.close)
+            stack.callback(open_server(machine, parse_gdb_endpoint(where)).close)
         if monitor := settings.get("monitor"):
             _open_monitor(machine, monitor, stack)
         yield

@@ -23,7 +23,6 @@ from pyvmm.kvm import Vcpu, exits
 from pyvmm.log import Log
 from pyvmm.machine import Machine
 from pyvmm.native import lib
-from pyvmm.typed import Any
 from pyvmm.value import Value
 
 log = Log(__name__)
@@ -65,11 +64,15 @@ class Debugger:
         self._turn: int | None = None  # the vCPU that alone may run, past its int3
         self._steps: frozenset[int] = frozenset()  # the vCPUs that are to take one step
         self._owed: dict[int, Stop] = {}  # of vCPUs that met something as another one did
-        self._armed: dict[int, Any] = {}  # what KVM was last told of each
+        self._armed: dict[int, tuple[int, ...]] = {}  # what KVM was last told of each
         self._settled = threading.Event()
         flags = machine.board.kvm.capability("SET_GUEST_DEBUG2")
         self._step_flags = lib.KVM_GUESTDBG_SINGLESTEP | flags & lib.KVM_GUESTDBG_BLOCKIRQ
-        machine.listen(self._on_event)
+        self._forget = machine.listen(self._on_event)
+
+    def close(self) -> None:
+        """Hear no more of the machine, which is closed."""
+        self._forget()
 
     # ---- breakpoints and watchpoints ----
 
@@ -211,8 +214,10 @@ class Debugger:
         try:
             while not self._settled.wait(POLL_SECONDS):
                 check()
-        finally:
+        except BaseException:
             self._machine.pause()
+            raise
+        self._machine.run_state.wait_parked()
 
     def _on_event(self, event: events.Event) -> None:
         with self._lock:
@@ -275,7 +280,8 @@ class Debugger:
                 else:
                     self._arm(vcpu, inject=lib.KVM_GUESTDBG_INJECT_BP)
                 return
-            stepping = exit.dr6 & spec.DR6_STEP and (cpu in self._past or cpu in self._steps)
+            # Not what is to be stepped: a stop of another one may have ended that meanwhile.
+            stepping = exit.dr6 & spec.DR6_STEP and self._armed[cpu][0] & self._step_flags
             if stepping and self._past.pop(cpu, None) is not None:
                 self._end_turn(cpu)
             hits = [one for n, one in enumerate(self._registers) if exit.dr6 >> n & 1]
@@ -286,7 +292,7 @@ class Debugger:
                 self._halt(vcpu, Stop(cpu, BREAKPOINT, pc))
             elif cpu in self._steps and stepping:
                 self._halt(vcpu, Stop(cpu, BREAKPOINT if self._breaks(pc) else STEP, pc))
-            elif not stepping:  # the guest's own
+            elif not (stepping or hits):  # the guest's own
                 state = vcpu.debugregs
                 state.dr6 |= exit.dr6 & spec.DR6_CAUSES
                 vcpu.debugregs = state

@@ -12,7 +12,7 @@ from contextlib import suppress
 from pyvmm import breakpoints, debugger
 from pyvmm.breakpoints import Point
 from pyvmm.diagnosis_spec import MP_HALTED, NOT_STARTED
-from pyvmm.errors import MemoryAccessError, PyvmmError, UnmappedError, UsageError
+from pyvmm.errors import MemoryAccessError, PyvmmError, UnmappedError
 from pyvmm.gdb.fields import (
     FAILED,
     NO_MEMORY,
@@ -106,7 +106,7 @@ class Stub:
 
     def let_go(self) -> None:
         """Leave no breakpoint behind, and let the guest run on."""
-        with suppress(UsageError):  # the machine is closed
+        with suppress(PyvmmError):  # the machine is closed
             self._debugger.remove(*self._points.values())
             self._points.clear()
             self._machine.resume()

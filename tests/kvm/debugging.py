@@ -14,7 +14,7 @@ from conftest import TIMEOUT, machine, program
 
 from pyvmm import Linux, Machine, events
 from pyvmm.endpoint import Endpoint
-from pyvmm.gdb.server import GdbServer
+from pyvmm.gdb.server import open_server
 
 
 @cache
@@ -66,7 +66,7 @@ def debugged(path: Path, cmdline: str, **settings: Any) -> Iterator[Machine]:
 @contextmanager
 def serving(vm: Machine, path: Path) -> Iterator[None]:
     """A server for gdb at `path`."""
-    server = GdbServer(vm, Endpoint(path=str(path)))
+    server = open_server(vm, Endpoint(path=str(path)))
     try:
         yield
     finally:

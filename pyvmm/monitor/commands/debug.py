@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pyvmm import breakpoints
+from pyvmm import breakpoints, debugger
 from pyvmm.errors import UsageError
 from pyvmm.inspection.names import short_name
 from pyvmm.inspection.views import registers_of
@@ -24,14 +24,15 @@ Access = Annotated[str, Choice((breakpoints.WRITE, breakpoints.ACCESS))]
 def step(session: Session, cpu: OptionalCpu = None, count: Steps = 1) -> Result:
     """Let a vCPU execute one instruction, or N, while the others stand still.
 
-    The machine must be stopped. Interrupts wait meanwhile, where KVM can hold them back. Of a
-    repeated string instruction it is one repetition.
+    The machine must be stopped. A breakpoint or a watchpoint on the way ends it. Interrupts wait
+    meanwhile, where KVM can hold them back. Of a repeated string instruction it is one repetition.
     """
     cpu = session.cpu if cpu is None else cpu
     machine = session.machine
     for _ in range(count):
         machine.debugger.step(cpu, session.check)
-        if machine.state == "ended":
+        stop = machine.debugger.stop
+        if stop is None or stop.reason != debugger.STEP:
             break
     with machine.paused():
         at = registers_of(machine, cpu).linear_pc
