@@ -30,11 +30,10 @@ def controlled(machine: Machine, settings: Mapping[str, Any]) -> Iterator[None]:
             from pyvmm.qmp.server import Qmp
 
             stack.callback(Qmp(machine, parse_endpoint(qmp, "--qmp")).close)
-        if "gdb" in settings:
-            from pyvmm.gdb.server import GdbServer, parse_gdb_endpoint
+        if where := settings.get("gdb"):
+            from pyvmm.gdb.server import open_server, parse_gdb_endpoint
 
-            gdb = GdbServer(machine, parse_gdb_endpoint(settings["gdb"]))
-            stack.callback(gdb.close)
+            stack.callback(open_server(machine, parse_gdb_endpoint(where)).close)
         if where := settings.get("metrics"):
             from pyvmm.metrics.prometheus import Metrics
 

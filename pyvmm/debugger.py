@@ -11,53 +11,28 @@ The guest has no hardware breakpoints of its own while there are any here (KVM a
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Iterator
-from contextlib import ExitStack
-from functools import cache
-from mmap import mmap
+from collections.abc import Callable, Collection
 
 from pyvmm import debug_spec as spec
 from pyvmm import events
-from pyvmm.errors import HostError, MemoryAccessError, UsageError
-from pyvmm.kvm import Kvm, Vcpu, exits
-from pyvmm.layout import PAGE
+from pyvmm.breakpoints import BREAK, HARDWARE_BREAK, Point, execute, int3_can_be_caught, pieces_of
+from pyvmm.errors import HostError, MemoryAccessError, UnmappedError, UsageError
+from pyvmm.inspection.registers import Registers
+from pyvmm.inspection.views import virtual_memory
+from pyvmm.kvm import Vcpu, exits
 from pyvmm.log import Log
 from pyvmm.machine import Machine
 from pyvmm.native import lib
-from pyvmm.typed import Any
 from pyvmm.value import Value
 
 log = Log(__name__)
-
-# Kinds of points: a breakpoint takes a debug register, or int3 where all are taken.
-BREAK, HARDWARE_BREAK, WRITE, ACCESS = "break", "hardware break", "write", "access"
-_ACCESS_BITS = {WRITE: spec.WRITE, ACCESS: spec.ACCESS}
 
 # Why the machine was stopped: the reason of events.Stopped.
 BREAKPOINT, WATCHPOINT, STEP = STOPS = ("breakpoint", "watchpoint", "step")
 
 POLL_SECONDS = 0.1  # how often who waits for a step is asked whether it still does
 ADDRESS_SPACE = 1 << 64
-MASK32 = (1 << 32) - 1
-EFER_LMA = 1 << 10  # SDM 3A §2.2.1
 DISARMED = (0,) * 9
-PROBE = 0x500  # of the code that int3_can_be_caught runs
-BP_VECTOR_AT = (
-    4 * spec.BP_VECTOR
-)  # the real-mode vector's offset; its segment is 0 (SDM 3A §20.1.4)
-
-
-class Point:
-    """A breakpoint, or a watchpoint of `length` bytes, at a linear address; `owner` wanted it."""
-
-    def __init__(self, kind: str, address: int, length: int, cpu: int, owner: object) -> None:
-        self.kind = kind
-        self.address = address
-        self.length = length
-        self.cpu = cpu  # whose page tables say where an int3 goes
-        self.owner = owner
-        self.number = 0
-        self.physical: int | None = None  # where its int3 is, if it has one
 
 
 class Stop(Value):
@@ -89,11 +64,15 @@ class Debugger:
         self._turn: int | None = None  # the vCPU that alone may run, past its int3
         self._steps: frozenset[int] = frozenset()  # the vCPUs that are to take one step
         self._owed: dict[int, Stop] = {}  # of vCPUs that met something as another one did
-        self._armed: dict[int, Any] = {}  # what KVM was last told of each
+        self._armed: dict[int, tuple[int, ...]] = {}  # what KVM was last told of each
         self._settled = threading.Event()
         flags = machine.board.kvm.capability("SET_GUEST_DEBUG2")
         self._step_flags = lib.KVM_GUESTDBG_SINGLESTEP | flags & lib.KVM_GUESTDBG_BLOCKIRQ
-        machine.listen(self._on_event)
+        self._forget = machine.listen(self._on_event)
+
+    def close(self) -> None:
+        """Hear no more of the machine, which is closed."""
+        self._forget()
 
     # ---- breakpoints and watchpoints ----
 
@@ -103,7 +82,8 @@ class Debugger:
         """Stop the machine where a vCPU is about to execute `address`, or has touched it.
 
         `kind` is BREAK, HARDWARE_BREAK, WRITE or ACCESS. Raises UsageError if there are too many,
-        HostError where this KVM has no int3, MemoryAccessError where there is no memory for one.
+        HostError where this KVM has no int3, UnmappedError or MemoryAccessError where there is no
+        memory for one.
         """
         if not 0 <= address <= address + length - 1 < ADDRESS_SPACE:
             raise UsageError(f"There must be {length} bytes at {address:#x} to stop at")
@@ -124,12 +104,12 @@ class Debugger:
         registers: list[tuple[int, int, int]] = []
         for point in points:
             if point.kind != BREAK:
-                registers += [one for one in _pieces(point) if one not in registers]
+                registers += [one for one in pieces_of(point) if one not in registers]
         if len(registers) > spec.REGISTERS:
             raise UsageError(f"There must be no more hardware breakpoints than {spec.REGISTERS}")
         patched: dict[Point, int] = {}
         for point in points:
-            (one,) = _pieces(point) if point.kind == BREAK else (None,)
+            (one,) = pieces_of(point) if point.kind == BREAK else (None,)
             if one is None or one in registers:
                 continue
             if len(registers) < spec.REGISTERS:
@@ -150,9 +130,7 @@ class Debugger:
             )
         physical = point.physical
         if physical is None:
-            physical = self._machine.board.vcpus[point.cpu].translate(point.address)
-        if physical is None:
-            raise MemoryAccessError(point.address, len(spec.INT3))
+            physical = virtual_memory(self._machine, point.cpu).translate(point.address)
         return physical
 
     def _patch(self, wanted: set[int]) -> None:
@@ -176,44 +154,39 @@ class Debugger:
     def read(self, cpu: int, address: int, length: int) -> bytes:
         """Up to `length` bytes in the page tables of vCPU `cpu`: fewer where no memory follows.
 
-        They are the guest's own, without int3. Raises MemoryAccessError if there are none.
+        They are the guest's own, without int3. Raises UnmappedError or MemoryAccessError if there
+        are none.
         """
         data = bytearray()
         with self._machine.paused(), self._lock:
-            for linear, count in _pages(address, length):
-                try:
-                    physical = self._translated(cpu, linear, count)
-                    piece = bytearray(self._machine.memory.read(physical, count))
-                except MemoryAccessError:
-                    if not data:
-                        raise
-                    break
-                for at, byte in self._patches.items():
-                    if physical <= at < physical + count:
-                        piece[at - physical] = byte
-                data += piece
+            try:
+                for piece in virtual_memory(self._machine, cpu).pieces(address, length):
+                    data += self._own_bytes(*piece)
+            except (UnmappedError, MemoryAccessError):
+                if not data:
+                    raise
+        return bytes(data)
+
+    def _own_bytes(self, physical: int, length: int) -> bytes:
+        data = bytearray(self._machine.memory.read(physical, length))
+        for at, byte in self._patches.items():
+            if physical <= at < physical + length:
+                data[at - physical] = byte
         return bytes(data)
 
     def write(self, cpu: int, address: int, data: bytes) -> None:
-        """Write memory as `read` reads it. Raises MemoryAccessError; then nothing is written."""
-        with self._machine.paused(), self._lock:
-            pieces = []
-            for linear, count in _pages(address, len(data)):
-                physical = self._translated(cpu, linear, count)
-                self._machine.memory.region_at(physical, count)
-                pieces.append((physical, data[linear - address :][:count]))
-            for physical, piece in pieces:
-                self._machine.memory.write(physical, piece)
-                for at in self._patches:
-                    if physical <= at < physical + len(piece):
-                        self._patches[at] = piece[at - physical]
-                        self._machine.memory.write(at, spec.INT3)
+        """Write memory as `read` reads it.
 
-    def _translated(self, cpu: int, linear: int, count: int) -> int:
-        physical = self._machine.board.vcpus[cpu].translate(linear)
-        if physical is None:
-            raise MemoryAccessError(linear, count)
-        return physical
+        Raises UnmappedError or MemoryAccessError; then nothing is written.
+        """
+        with self._machine.paused(), self._lock:
+            memory = virtual_memory(self._machine, cpu)
+            memory.write(address, data)
+            for physical, length in memory.pieces(address, len(data)):
+                for at in self._patches:
+                    if physical <= at < physical + length:
+                        self._patches[at] = self._machine.memory.u8(at)
+            self._put_patches()
 
     # ---- going on ----
 
@@ -241,8 +214,10 @@ class Debugger:
         try:
             while not self._settled.wait(POLL_SECONDS):
                 check()
-        finally:
+        except BaseException:
             self._machine.pause()
+            raise
+        self._machine.run_state.wait_parked()
 
     def _on_event(self, event: events.Event) -> None:
         with self._lock:
@@ -282,7 +257,9 @@ class Debugger:
                 self._halt(vcpu, owed)
                 return False
             past = self._past.get(cpu)
-            if past is not None and (past != _linear_rip(vcpu) or not self._breaks(past)):
+            if past is not None and (
+                past != Registers(vcpu, 0).linear_pc or not self._breaks(past)
+            ):
                 del self._past[cpu]
                 past = None
             patch = None if past is None else self._patch_at(vcpu, past)
@@ -303,18 +280,19 @@ class Debugger:
                 else:
                     self._arm(vcpu, inject=lib.KVM_GUESTDBG_INJECT_BP)
                 return
-            stepping = exit.dr6 & spec.DR6_STEP and (cpu in self._past or cpu in self._steps)
+            # Not what is to be stepped: a stop of another one may have ended that meanwhile.
+            stepping = exit.dr6 & spec.DR6_STEP and self._armed[cpu][0] & self._step_flags
             if stepping and self._past.pop(cpu, None) is not None:
                 self._end_turn(cpu)
             hits = [one for n, one in enumerate(self._registers) if exit.dr6 >> n & 1]
             watched = [at for at, access, _ in hits if access != spec.EXECUTE]
             if watched:
                 self._halt(vcpu, Stop(cpu, WATCHPOINT, watched[0]))
-            elif _execute(pc) in hits:
+            elif execute(pc) in hits:
                 self._halt(vcpu, Stop(cpu, BREAKPOINT, pc))
             elif cpu in self._steps and stepping:
                 self._halt(vcpu, Stop(cpu, BREAKPOINT if self._breaks(pc) else STEP, pc))
-            elif not stepping:  # the guest's own
+            elif not (stepping or hits):  # the guest's own
                 state = vcpu.debugregs
                 state.dr6 |= exit.dr6 & spec.DR6_CAUSES
                 vcpu.debugregs = state
@@ -364,7 +342,7 @@ class Debugger:
         control = inject | (self._step_flags if step else 0)
         debugreg = [0] * 8
         for n, one in enumerate(self._registers):
-            if past is None or one != _execute(past):
+            if past is None or one != execute(past):
                 debugreg[n], access, length = one
                 debugreg[7] |= spec.DR7_FIXED | spec.dr7_bits(n, access, length)
         if debugreg[7]:
@@ -378,59 +356,3 @@ class Debugger:
         if step or inject or self._armed.get(vcpu.index, DISARMED) != wanted:
             vcpu.set_guest_debug(control, debugreg)
             self._armed[vcpu.index] = wanted
-
-
-def _execute(address: int) -> tuple[int, int, int]:
-    return address, spec.EXECUTE, 1
-
-
-def _pieces(point: Point) -> list[tuple[int, int, int]]:
-    """What its debug registers hold: aligned addresses, accesses, lengths."""
-    if point.kind in (BREAK, HARDWARE_BREAK):
-        return [_execute(point.address)]
-    pieces: list[tuple[int, int, int]] = []
-    at, end = point.address, point.address + point.length
-    while at < end and len(pieces) <= spec.REGISTERS:
-        length = max(size for size in spec.LENGTHS if at % size == 0 and at + size <= end)
-        pieces.append((at, _ACCESS_BITS[point.kind], length))
-        at += length
-    return pieces
-
-
-def _pages(address: int, length: int) -> Iterator[tuple[int, int]]:
-    """The parts of `length` bytes at a linear address that lie in one page each."""
-    if address < 0 or address + length > ADDRESS_SPACE:
-        raise MemoryAccessError(address, length)
-    end = address + length
-    while address < end:
-        count = min(PAGE - address % PAGE, end - address)
-        yield address, count
-        address += count
-
-
-def _linear_rip(vcpu: Vcpu) -> int:
-    """Where its next instruction is; segments have no base in 64-bit mode (SDM 3A §3.2.4)."""
-    regs, sregs = vcpu.regs, vcpu.sregs
-    if sregs.efer & EFER_LMA and sregs.cs.l:
-        return int(regs.rip)
-    return int(sregs.cs.base + regs.rip) & MASK32
-
-
-@cache
-def int3_can_be_caught() -> bool:
-    """Try it, in real mode in a machine of one page: not every KVM reports it. Raises KvmError."""
-    with ExitStack() as stack:
-        vm = stack.enter_context(stack.enter_context(Kvm()).create_vm())
-        memory = stack.enter_context(mmap(-1, PAGE))
-        view = stack.enter_context(memoryview(memory))
-        vm.set_memory(0, 0, view)
-        vcpu = stack.enter_context(vm.create_vcpu(0))
-        view[PROBE : PROBE + 2] = spec.INT3 + spec.HLT
-        view[BP_VECTOR_AT : BP_VECTOR_AT + 2] = (PROBE + 1).to_bytes(2, "little")
-        sregs, regs = vcpu.sregs, vcpu.regs
-        sregs.cs.base = sregs.cs.selector = 0
-        vcpu.sregs = sregs
-        regs.rip, regs.rsp = PROBE, PAGE
-        vcpu.regs = regs
-        vcpu.set_guest_debug(lib.KVM_GUESTDBG_ENABLE | lib.KVM_GUESTDBG_USE_SW_BP)
-        return isinstance(vcpu.run(), exits.Debug)

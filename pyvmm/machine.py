@@ -357,7 +357,9 @@ class Machine:
 
         _ = self.board
         with self._lock:
-            self._debugger = self._debugger or Debugger(self)
+            if self._debugger is None:
+                self._debugger = Debugger(self)
+                self._stack.callback(self._debugger.close)
             return self._debugger
 
     def diagnose(self) -> Report:

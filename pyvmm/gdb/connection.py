@@ -15,7 +15,7 @@ CHUNK = 1 << 14
 
 
 class Connection:
-    """Serves one client. One thread, but for `finish`."""
+    """Serves one client. One thread."""
 
     def __init__(self, machine: Machine, client: socket.socket) -> None:
         self._machine = machine
@@ -23,7 +23,6 @@ class Connection:
         self._stub = Stub(machine, self._send)
         self._packets = packets.Packets()
         self._last = b""
-        self._closing = False
         self._stack = ExitStack()
         self._wake, self._waker = socket.socketpair()
         self._waker.setblocking(False)
@@ -42,7 +41,7 @@ class Connection:
         with self._stack:
             try:
                 self._machine.pause()
-                while not (self._closing or self._stub.done):
+                while not self._stub.done:
                     ready = {fd for fd, _ in poll.poll()}
                     if self._wake.fileno() in ready:
                         self._wake.recv(CHUNK)
@@ -52,19 +51,11 @@ class Connection:
             finally:
                 self._stub.let_go()
 
-    def finish(self) -> None:
-        """End soon, but first tell the client of the guest's end. Any thread."""
-        self._closing = True
-        self._wake_up()
-
     def _on_event(self, event: events.Event) -> None:
         if isinstance(event, events.Stopped | events.Ended):
             self._stub.stopped = True
-            self._wake_up()
-
-    def _wake_up(self) -> None:
-        with suppress(OSError):  # it is full, which will do, or closed
-            self._waker.send(b"\0")
+            with suppress(OSError):  # it is full, which will do, or closed
+                self._waker.send(b"\0")
 
     def _report(self) -> None:
         reply = self._stub.report()
@@ -72,8 +63,10 @@ class Connection:
             self._send(reply)
 
     def _receive(self) -> bool:
-        """Take what the client has sent; False if it is gone."""
+        """Take what the client has sent; False at the end of that."""
         data = self._client.recv(CHUNK)
+        if not data:  # the server may be about to close, after the guest's end
+            self._report()
         for item in self._packets.feed(data):
             match item:
                 case bytes():

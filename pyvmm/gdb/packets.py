@@ -50,9 +50,10 @@ class Packets:
         """What is complete: the data of packets, and what stands between them."""
         self._buffer += data
         while self._buffer:
-            if between := _BESIDES.match(self._buffer):
-                del self._buffer[: between.end()]
-                yield from (_MARKS[byte] for byte in between[0] if byte in _MARKS)
+            if found := _BESIDES.match(self._buffer):
+                between = found[0]
+                del self._buffer[: len(between)]
+                yield from (_MARKS[byte] for byte in between if byte in _MARKS)
                 continue
             end = self._buffer.find(b"#")
             if end < 0 and len(self._buffer) > 2 * PACKET_SIZE:  # each byte may be escaped

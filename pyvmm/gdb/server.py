@@ -12,7 +12,7 @@ from pyvmm.machine import Machine
 
 log = Log(__name__)
 
-PATIENCE = 1.0  # seconds: for the client before, and for the last answer to one
+PATIENCE = 1.0  # seconds, for the client before to be gone
 
 
 def parse_gdb_endpoint(text: str) -> Endpoint:
@@ -24,33 +24,19 @@ def parse_gdb_endpoint(text: str) -> Endpoint:
     return parse_endpoint(text if known else f"tcp:{text}", "--gdb")
 
 
-class GdbServer:
-    """Listens for gdb until it is closed."""
+def open_server(machine: Machine, endpoint: Endpoint) -> Server:
+    """Listen for gdb until the server is closed. Raises HostError."""
+    free = threading.Semaphore()
 
-    def __init__(self, machine: Machine, endpoint: Endpoint) -> None:
-        """Raises HostError."""
-        self._machine = machine
-        self._free = threading.Semaphore()
-        self._connection: Connection | None = None
-        self._server = Server("gdb", machine.loop, endpoint, self._serve)
-
-    def close(self) -> None:
-        """Tell the client of the guest's end, and let it go. Not on its thread."""
-        connection = self._connection
-        if connection is not None:
-            connection.finish()
-            self._free.acquire(timeout=PATIENCE)
-        self._server.close()
-
-    def _serve(self, client: socket.socket) -> None:
-        if not self._free.acquire(timeout=PATIENCE):
+    def serve(client: socket.socket) -> None:
+        if not free.acquire(timeout=PATIENCE):
             log.warning("gdb: there is a client already")
             return
         try:
             if client.family != socket.AF_UNIX:
                 client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self._connection = Connection(self._machine, client)
-            self._connection.serve()
+            Connection(machine, client).serve()
         finally:
-            self._connection = None
-            self._free.release()
+            free.release()
+
+    return Server("gdb", machine.loop, endpoint, serve)

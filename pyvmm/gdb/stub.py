@@ -9,12 +9,25 @@ import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
-from pyvmm import debugger
-from pyvmm.debugger import Point
+from pyvmm import breakpoints, debugger
+from pyvmm.breakpoints import Point
 from pyvmm.diagnosis_spec import MP_HALTED, NOT_STARTED
-from pyvmm.errors import MemoryAccessError, PyvmmError, UsageError
+from pyvmm.errors import MemoryAccessError, PyvmmError, UnmappedError
+from pyvmm.gdb.fields import (
+    FAILED,
+    NO_MEMORY,
+    NO_THREAD,
+    Refusal,
+    data_of,
+    digits_of,
+    number,
+    pair,
+)
 from pyvmm.gdb.packets import PACKET_SIZE
-from pyvmm.gdb.target import Registers, Target, memory_map
+from pyvmm.gdb.target import Target, memory_map, read, write
+from pyvmm.gdb.target_spec import LINEAR_PC, Register
+from pyvmm.inspection.registers import Registers
+from pyvmm.inspection.views import registers_of
 from pyvmm.log import Log
 from pyvmm.machine import Machine
 from pyvmm.monitor.session import Session
@@ -22,32 +35,22 @@ from pyvmm.monitor.session import Session
 log = Log(__name__)
 
 SIGINT, SIGTRAP = 2, 5  # gdb's own numbers, include/gdb/signals.def
-# Error codes are errno's; to gdb they mean nothing.
-NO_THREAD, FAILED, NO_MEMORY, MALFORMED = b"E03", b"E05", b"E14", b"E22"
 OK, UNKNOWN = b"OK", b""
 ALL_THREADS, ANY_THREAD = -1, 0
 # What Z packets are about, and what a stop there is called.
 KINDS = {
-    0: (debugger.BREAK, "swbreak"),
-    1: (debugger.HARDWARE_BREAK, "hwbreak"),
-    2: (debugger.WRITE, "watch"),
-    3: (debugger.ACCESS, "rwatch"),  # gdb passes over those that found a new value
-    4: (debugger.ACCESS, "awatch"),
+    0: (breakpoints.BREAK, "swbreak"),
+    1: (breakpoints.HARDWARE_BREAK, "hwbreak"),
+    2: (breakpoints.WRITE, "watch"),
+    3: (breakpoints.ACCESS, "rwatch"),  # gdb passes over those that found a new value
+    4: (breakpoints.ACCESS, "awatch"),
 }
 FEATURES = (
     f"PacketSize={PACKET_SIZE:x};QStartNoAckMode+;qXfer:features:read+;qXfer:memory-map:read+;"
     "qXfer:threads:read+;vContSupported+;swbreak+;hwbreak+"
 )
 
-_HEX = re.compile(r"[0-9a-fA-F]{1,16}")
 _NAME = re.compile(r"[qQv][A-Za-z?]*|.", re.DOTALL)
-
-
-class Refusal(Exception):
-    """A packet that is answered with an error."""
-
-    def __init__(self, code: bytes = MALFORMED) -> None:
-        self.code = code
 
 
 class Stub:
@@ -82,7 +85,7 @@ class Stub:
             return handler(self, text[found.end() :])
         except Refusal as refusal:
             return refusal.code
-        except MemoryAccessError:
+        except (MemoryAccessError, UnmappedError):
             return NO_MEMORY
         except PyvmmError as error:
             log.warning("gdb: %s", error)
@@ -103,7 +106,7 @@ class Stub:
 
     def let_go(self) -> None:
         """Leave no breakpoint behind, and let the guest run on."""
-        with suppress(UsageError):  # the machine is closed
+        with suppress(PyvmmError):  # the machine is closed
             self._debugger.remove(*self._points.values())
             self._points.clear()
             self._machine.resume()
@@ -173,9 +176,9 @@ class Stub:
 
     def _go_to(self, address: str) -> None:
         if address:
-            rip = next(one for one in self._target.registers if one.name == "rip")
             with self._machine.paused():
-                self._registers().write(rip, _number(address).to_bytes(8, "little"))
+                rip = next(one for one in self._target.registers if one.source == LINEAR_PC)
+                write(self._registers(), rip, number(address).to_bytes(8, "little"))
 
     def _detach(self, _: str) -> bytes:
         self.done = True
@@ -192,7 +195,7 @@ class Stub:
         """The vCPUs that a thread id means."""
         if text == "-1":
             return self._vcpus
-        thread = _number(text)
+        thread = number(text)
         if thread == ANY_THREAD:
             return [self._cpu]
         if thread - 1 not in self._vcpus:
@@ -236,12 +239,12 @@ class Stub:
     # ---- registers ----
 
     def _registers(self) -> Registers:
-        return Registers(self._target, self._machine.vcpus[self._cpu])
+        return registers_of(self._machine, self._cpu)
 
     def _read_registers(self, _: str) -> bytes:
         with self._machine.paused():
-            registers = self._registers()
-            return b"".join(_hex(registers.read(one), one.bits) for one in self._target.registers)
+            state = self._registers()
+            return b"".join(digits_of(read(state, one), one.bits) for one in self._target.registers)
 
     def _write_registers(self, text: str) -> bytes:
         with self._machine.paused():
@@ -249,42 +252,42 @@ class Stub:
             for one in self._target.registers:
                 digits, text = text[: one.bits // 4], text[one.bits // 4 :]
                 if digits != "x" * len(digits):
-                    registers.write(one, _bytes(digits, one.bits // 8))
+                    write(registers, one, data_of(digits, one.bits // 8))
         return OK
 
     def _read_register(self, text: str) -> bytes:
-        one = self._target.registers[self._register_number(text)]
+        one = self._register(text)
         with self._machine.paused():
-            return _hex(self._registers().read(one), one.bits)
+            return digits_of(read(self._registers(), one), one.bits)
 
     def _write_register(self, text: str) -> bytes:
-        number, _, digits = text.partition("=")
-        one = self._target.registers[self._register_number(number)]
+        which, _, digits = text.partition("=")
+        one = self._register(which)
         with self._machine.paused():
-            self._registers().write(one, _bytes(digits, one.bits // 8))
+            write(self._registers(), one, data_of(digits, one.bits // 8))
         return OK
 
-    def _register_number(self, text: str) -> int:
-        number = _number(text)
-        if number >= len(self._target.registers):
+    def _register(self, text: str) -> Register:
+        at = number(text)
+        if at >= len(self._target.registers):
             raise Refusal
-        return number
+        return self._target.registers[at]
 
     # ---- memory ----
 
     def _read_memory(self, text: str) -> bytes:
-        address, length = _pair(text)
+        address, length = pair(text)
         return self._debugger.read(self._cpu, address, min(length, PACKET_SIZE // 2)).hex().encode()
 
     def _write_memory(self, text: str) -> bytes:
         place, _, digits = text.partition(":")
-        address, length = _pair(place)
-        self._debugger.write(self._cpu, address, _bytes(digits, length))
+        address, length = pair(place)
+        self._debugger.write(self._cpu, address, data_of(digits, length))
         return OK
 
     def _write_binary(self, text: str) -> bytes:
         place, _, data = text.partition(":")
-        address, length = _pair(place)
+        address, length = pair(place)
         if len(data) != length:
             raise Refusal
         self._debugger.write(self._cpu, address, data.encode("latin-1"))
@@ -310,7 +313,7 @@ class Stub:
     def _point(self, text: str) -> tuple[int, int, int]:
         """`TYPE,ADDRESS,KIND`: the length of what is watched, or of an instruction for a break."""
         type, _, place = text.partition(";")[0].partition(",")
-        address, length = _pair(place)
+        address, length = pair(place)
         if type not in map(str, KINDS):
             raise Refusal
         return int(type), address, 1 if int(type) < 2 else length
@@ -335,14 +338,14 @@ class Stub:
         }.get((object, annex))
         if make is None or operation != "read":
             return UNKNOWN
-        offset, length = _pair(place)
+        offset, length = pair(place)
         content = make().encode()
         part = content[offset : offset + min(length, PACKET_SIZE // 2)]
         return (b"m" if offset + len(part) < len(content) else b"l") + part
 
     def _command(self, text: str) -> bytes:
         """`,HEX`: a command of the monitor, for the vCPU that gdb looks at."""
-        line = _bytes(text.removeprefix(",")).decode(errors="replace")
+        line = data_of(text.removeprefix(",")).decode(errors="replace")
         self._session.cpu = self._cpu
         try:
             said = str(self._session.execute(line) or "")
@@ -356,34 +359,6 @@ class Stub:
     def _stop_acks(self, _: str) -> bytes:
         self.acks = False
         return OK
-
-
-def _number(text: str) -> int:
-    """An unsigned hexadecimal number of up to 64 bits."""
-    if not _HEX.fullmatch(text):
-        raise Refusal
-    return int(text, 16)
-
-
-def _pair(text: str) -> tuple[int, int]:
-    first, _, second = text.partition(",")
-    return _number(first), _number(second)
-
-
-def _bytes(digits: str, length: int | None = None) -> bytes:
-    """The bytes of hexadecimal digits; `length` says how many there must be."""
-    try:
-        data = bytes.fromhex(digits)
-    except ValueError:
-        raise Refusal from None
-    if length not in (None, len(data)) or 2 * len(data) != len(digits):
-        raise Refusal
-    return data
-
-
-def _hex(value: bytes | None, bits: int) -> bytes:
-    """As gdb reads a register: `x` where it has none."""
-    return b"x" * (bits // 4) if value is None else value.hex().encode()
 
 
 HANDLERS: dict[str, Callable[[Stub, str], bytes | None]] = {

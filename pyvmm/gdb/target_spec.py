@@ -8,26 +8,19 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from pyvmm.inspection.registers_spec import BITS, GENERAL, XMM_COUNT
+
 ARCHITECTURE = "i386:x86-64"
 
 
 class Register(NamedTuple):
-    """One register. `source` says which state has it, and `where` the place in there:
-
-    regs, sregs     a member of struct kvm_regs or kvm_sregs
-    selector, base  a member of a segment of struct kvm_sregs
-    xsave           an offset in the XSAVE area; size bytes are there, the rest is zero
-    tags            the x87 tag word, which the XSAVE area has in a short form
-    ymm             the number of a register, in the AVX part of the XSAVE area
-    msr             the number of an MSR
-    """
+    """One register: `bits` of one of inspection.registers, from its bit number `shift` on."""
 
     name: str
     bits: int
     type: str
     source: str
-    where: str | int
-    size: int = 0
+    shift: int = 0
     group: str = ""
 
 
@@ -39,50 +32,27 @@ class Feature(NamedTuple):
     registers: tuple[Register, ...]
 
 
-# SDM 1 §13.4.1, the legacy region of an XSAVE area; its header and the AVX state's place §13.4.2-3.
-XSAVE_FTW, XSAVE_FSW, XSAVE_ST, XSAVE_XMM = 4, 2, 32, 160
-XSAVE_SLOT = 16  # bytes from one ST, XMM or YMM_Hi128 register to the next
-XSTATE_BV = 512
-X87, SSE, AVX = 1 << 0, 1 << 1, 1 << 2  # bits of XSTATE_BV
-XSAVE_MXCSR = 24
-CPUID_XSTATE, CPUID_XSTATE_AVX = 0xD, 2  # leaf and subleaf; EBX is the AVX state's offset
-FSW_TOP_SHIFT, ST_REGISTERS = 11, 8
+# The x87 tag word, two bits a register; the XSAVE area only says which are not empty.
+TAGS = "ftag"
 TAG_VALID, TAG_ZERO, TAG_SPECIAL, TAG_EMPTY = range(4)  # SDM 1 §8.1.7
-EXPONENT_MAX, INTEGER_BIT = 0x7FFF, 1 << 63
+FSW_TOP_SHIFT, ST_REGISTERS = 11, 8
+EXPONENT_MAX, INTEGER_BIT = 0x7FFF, 1 << 63  # SDM 1 §4.2.2
 
-CR0_PE = 1 << 0  # SDM 3A §2.5
+# gdb knows no bases of code segments: it gets the linear address, as of breakpoints and memory.
+LINEAR_PC = "pc"
+
+CPUID_XSTATE, CPUID_XSTATE_AVX = 0xD, 2  # leaf and subleaf, where EBX is not 0 if there is AVX
 
 
-def _flags(name: str, size: int, bits: str) -> str:
-    """A flags type: `bits` are its fields, each with its bit or its first and last one."""
-    fields = ""
-    for field in bits.split():
-        title, place = field.split(":")
-        start, _, end = place.partition("-")
-        fields += f'<field name="{title}" start="{start}" end="{end or start}"/>'
+def _flags(name: str, size: int, bits: dict[int, str]) -> str:
+    fields = "".join(f'<field name="{bit}" start="{at}" end="{at}"/>' for at, bit in bits.items())
     return f'<flags id="{name}" size="{size}">{fields}</flags>'
 
 
-_EFLAGS = _flags(  # SDM 1 §3.4.3
-    "i386_eflags",
-    4,
-    "CF:0 PF:2 AF:4 ZF:6 SF:7 TF:8 IF:9 DF:10 OF:11 IOPL:12-13 NT:14 RF:16 VM:17 AC:18 VIF:19 "
-    "VIP:20 ID:21",
-)
-_MXCSR = _flags(  # SDM 1 §10.2.3
-    "i386_mxcsr",
-    4,
-    "IE:0 DE:1 ZE:2 OE:3 UE:4 PE:5 DAZ:6 IM:7 DM:8 ZM:9 OM:10 UM:11 PM:12 RC:13-14 FZ:15",
-)
-# SDM 3A §2.5 and §2.2.1, AMD APM 2 §3.1.7.
-_CR0 = _flags("cr0", 8, "PE:0 MP:1 EM:2 TS:3 ET:4 NE:5 WP:16 AM:18 NW:29 CD:30 PG:31")
-_CR4 = _flags(
-    "cr4",
-    8,
-    "VME:0 PVI:1 TSD:2 DE:3 PSE:4 PAE:5 MCE:6 PGE:7 PCE:8 OSFXSR:9 OSXMMEXCPT:10 UMIP:11 LA57:12 "
-    "VMXE:13 SMXE:14 FSGSBASE:16 PCIDE:17 OSXSAVE:18 SMEP:20 SMAP:21 PKE:22 CET:23 PKS:24",
-)
-_EFER = _flags("efer", 8, "SCE:0 LME:8 LMA:10 NXE:11 SVME:12 FFXSR:14")
+_MXCSR = {  # SDM 1 §10.2.3
+    0: "IE", 1: "DE", 2: "ZE", 3: "OE", 4: "UE", 5: "PE", 6: "DAZ", 7: "IM", 8: "DM", 9: "ZM",
+    10: "OM", 11: "UM", 12: "PM", 15: "FZ",
+}  # fmt: skip
 _VECTOR = "".join(
     f'<vector id="{name}" type="{type}" count="{count}"/>'
     for name, type, count in (
@@ -96,90 +66,70 @@ _VECTOR = "".join(
     '<field name="uint128" type="uint128"/></union>'
 )
 
-GENERAL = (
-    *("rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "rsp"),
-    *("r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15"),
-)
 SEGMENTS = ("cs", "ss", "ds", "es", "fs", "gs")
-# Name, offset in the XSAVE area, bytes there.
+FPU = "float"  # gdb's group of these
 X87_CONTROL = (
-    *(("fctrl", 0, 2), ("fstat", XSAVE_FSW, 2), ("ftag", XSAVE_FTW, 2), ("fiseg", 12, 2)),
-    *(("fioff", 8, 4), ("foseg", 20, 2), ("fooff", 16, 4), ("fop", 6, 2)),
+    Register("fctrl", 32, "int", "fcw", group=FPU),
+    Register("fstat", 32, "int", "fsw", group=FPU),
+    Register(TAGS, 32, "int", "ftw", group=FPU),
+    Register("fiseg", 32, "int", "fip", 32, FPU),
+    Register("fioff", 32, "int", "fip", group=FPU),
+    Register("foseg", 32, "int", "fdp", 32, FPU),
+    Register("fooff", 32, "int", "fdp", group=FPU),
+    Register("fop", 32, "int", "fop", group=FPU),
 )
-# SDM 4 table 2-2; AMD APM 2 appendix A.
-MSRS = {
-    "k_gs_base": 0xC000_0102,
-    "star": 0xC000_0081,
-    "lstar": 0xC000_0082,
-    "cstar": 0xC000_0083,
-    "fmask": 0xC000_0084,
-    "tsc_aux": 0xC000_0103,
-    "sysenter_cs": 0x174,
-    "sysenter_esp": 0x175,
-    "sysenter_eip": 0x176,
-    "pat": 0x277,
-    "misc_enable": 0x1A0,
-}
-POINTERS = {"rbp": "data_ptr", "rsp": "data_ptr"}
+CONTROL = {"cr0": "cr0", "cr2": "data_ptr", "cr3": "int64", "cr4": "cr4", "cr8": "int64"}
+MSRS = (
+    *("star", "lstar", "cstar", "fmask", "tsc_aux", "sysenter_cs", "sysenter_esp"),
+    *("sysenter_eip", "pat", "misc_enable"),
+)
 
 FEATURES = (
     Feature(
         "org.gnu.gdb.i386.core",
-        _EFLAGS,
+        _flags("i386_eflags", 4, BITS["rflags"]),
         (
-            *(Register(name, 64, POINTERS.get(name, "int64"), "regs", name) for name in GENERAL),
-            Register("rip", 64, "code_ptr", "regs", "rip"),
-            Register("eflags", 32, "i386_eflags", "regs", "rflags"),
-            *(Register(name, 32, "int32", "selector", name) for name in SEGMENTS),
-            *(
-                Register(f"st{n}", 80, "i387_ext", "xsave", XSAVE_ST + n * XSAVE_SLOT, 10)
-                for n in range(ST_REGISTERS)
-            ),
-            *(
-                Register(name, 32, "int", "tags" if name == "ftag" else "xsave", at, size, "float")
-                for name, at, size in X87_CONTROL
-            ),
+            *(Register(name, 64, "int64", name) for name in GENERAL[:6]),  # rax to rdi
+            *(Register(name, 64, "data_ptr", name) for name in GENERAL[6:8]),  # rbp and rsp
+            *(Register(name, 64, "int64", name) for name in GENERAL[8:16]),  # r8 to r15
+            Register("rip", 64, "code_ptr", LINEAR_PC),
+            Register("eflags", 32, "i386_eflags", "rflags"),
+            *(Register(name, 32, "int32", f"{name}_selector") for name in SEGMENTS),
+            *(Register(f"st{n}", 80, "i387_ext", f"st{n}") for n in range(ST_REGISTERS)),
+            *X87_CONTROL,
         ),
     ),
     Feature(
         "org.gnu.gdb.i386.sse",
-        _VECTOR + _MXCSR,
+        _VECTOR + _flags("i386_mxcsr", 4, _MXCSR),
         (
-            *(
-                Register(f"xmm{n}", 128, "vec128", "xsave", XSAVE_XMM + n * XSAVE_SLOT, 16)
-                for n in range(16)
-            ),
-            Register("mxcsr", 32, "i386_mxcsr", "xsave", XSAVE_MXCSR, 4, "vector"),
+            *(Register(f"xmm{n}", 128, "vec128", f"xmm{n}") for n in range(XMM_COUNT)),
+            Register("mxcsr", 32, "i386_mxcsr", "mxcsr", group="vector"),
         ),
     ),
     Feature(
         "org.gnu.gdb.i386.avx",
         "",
-        tuple(Register(f"ymm{n}h", 128, "uint128", "ymm", n) for n in range(16)),
+        tuple(Register(f"ymm{n}h", 128, "uint128", f"ymm{n}", 128) for n in range(XMM_COUNT)),
     ),
     Feature(
         "org.gnu.gdb.i386.segments",
         "",
-        tuple(Register(f"{name}_base", 64, "int64", "base", name) for name in ("fs", "gs")),
+        tuple(Register(name, 64, "int64", name) for name in ("fs_base", "gs_base")),
     ),
     Feature(
         "org.pyvmm.control",
-        _CR0 + _CR4 + _EFER,
+        "".join(_flags(name, 8, BITS[name]) for name in ("cr0", "cr4", "efer")),
         (
-            Register("cr0", 64, "cr0", "sregs", "cr0"),
-            Register("cr2", 64, "data_ptr", "sregs", "cr2"),
-            Register("cr3", 64, "int64", "sregs", "cr3"),
-            Register("cr4", 64, "cr4", "sregs", "cr4"),
-            Register("cr8", 64, "int64", "sregs", "cr8"),
-            Register("efer", 64, "efer", "sregs", "efer"),
+            *(Register(name, 64, type, name) for name, type in CONTROL.items()),
+            Register("efer", 64, "efer", "efer"),
+            Register("k_gs_base", 64, "int64", "kernel_gs_base"),
         ),
     ),
     Feature(
         "org.pyvmm.msr",
         "",
-        tuple(
-            Register(name, 64, "int64", "msr", number, 0, "system") for name, number in MSRS.items()
-        ),
+        tuple(Register(name, 64, "int64", name, group="system") for name in MSRS),
     ),
 )
 AVX_FEATURE = "org.gnu.gdb.i386.avx"

@@ -58,6 +58,7 @@ TOP = {
     "endpoint",
     "control",
     "registry",
+    "breakpoints",
     "debugger",
     "inspection",
     "metrics",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pyvmm import debugger
+from pyvmm import breakpoints, debugger
 from pyvmm.errors import UsageError
 from pyvmm.inspection.names import short_name
 from pyvmm.inspection.views import registers_of
@@ -17,21 +17,22 @@ from pyvmm.monitor.session import Session
 OptionalCpu = Annotated[int | None, CpuNumber()]
 Steps = Annotated[int, Number()]
 OptionalNumber = Annotated[int | None, Number()]
-Access = Annotated[str, Choice((debugger.WRITE, debugger.ACCESS))]
+Access = Annotated[str, Choice((breakpoints.WRITE, breakpoints.ACCESS))]
 
 
 @command("step", examples=["step", "step 1 100"])
 def step(session: Session, cpu: OptionalCpu = None, count: Steps = 1) -> Result:
     """Let a vCPU execute one instruction, or N, while the others stand still.
 
-    The machine must be stopped. Interrupts wait meanwhile, where KVM can hold them back. Of a
-    repeated string instruction it is one repetition.
+    The machine must be stopped. A breakpoint or a watchpoint on the way ends it. Interrupts wait
+    meanwhile, where KVM can hold them back. Of a repeated string instruction it is one repetition.
     """
     cpu = session.cpu if cpu is None else cpu
     machine = session.machine
     for _ in range(count):
         machine.debugger.step(cpu, session.check)
-        if machine.state == "ended":
+        stop = machine.debugger.stop
+        if stop is None or stop.reason != debugger.STEP:
             break
     with machine.paused():
         at = registers_of(machine, cpu).linear_pc
@@ -45,12 +46,12 @@ def break_(session: Session, address: Address) -> Result:
     The first four take a debug register each; where there are more, an int3 instruction is written
     in its place, which not every host's KVM can catch.
     """
-    return _insert(session, debugger.BREAK, address, 1)
+    return _insert(session, breakpoints.BREAK, address, 1)
 
 
 @command("watchpoint", examples=["watchpoint jiffies 8", "watchpoint $rsp 8 access"])
 def watchpoint(
-    session: Session, address: Address, length: Amount, access: Access = debugger.WRITE
+    session: Session, address: Address, length: Amount, access: Access = breakpoints.WRITE
 ) -> Result:
     """Stop the machine when a vCPU has written to memory, or accessed it at all.
 
