@@ -4,6 +4,7 @@ import json
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -39,11 +40,8 @@ class Peer:
         self.greeting = self.read()
 
     def _serve(self) -> None:
-        with self._theirs:
-            try:
-                self.client.serve()
-            except OSError:  # the peer has gone
-                pass
+        with self._theirs, suppress(OSError):  # the peer has gone
+            self.client.serve()
 
     def read(self) -> Any:
         line = self._file.readline()
@@ -191,7 +189,9 @@ def test_the_console_has_its_own_errors_as_text(peer: Peer) -> None:
 )
 def test_whatever_is_sent_the_client_is_served_on(peer: Peer, pieces: list[bytes]) -> None:
     closing = b'\n"\n' + b"]" * sum(map(len, pieces))  # ends whatever had begun
-    peer.socket.sendall(b"\n".join(pieces) + closing + b'\n{"execute": "query-uuid", "id": "end"}\n')
+    peer.socket.sendall(
+        b"\n".join(pieces) + closing + b'\n{"execute": "query-uuid", "id": "end"}\n'
+    )
     while (answer := peer.read()).get("id") != "end":
         assert answer.keys() & {"return", "error"}
     assert "return" in answer
@@ -206,11 +206,9 @@ def test_a_client_that_reads_no_events_is_let_go_and_nobody_waits_for_it(peer: P
 
 
 def test_a_client_that_reads_no_answers_keeps_only_itself_from_more(peer: Peer) -> None:
-    command = b'{"execute": "query-qmp-schema"}\n'
     peer.socket.settimeout(0.2)
     with pytest.raises(TimeoutError):
-        while True:
-            peer.socket.sendall(command * 100)
+        peer.socket.sendall(b'{"execute": "query-qmp-schema"}\n' * 100_000)
     assert len(peer.client._outbox._waiting) <= 1
 
 

@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyvmm.qmp.errors import QmpError
@@ -18,7 +18,7 @@ VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
     | st.text(),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
-    max_leaves=20,
+    max_leaves=8,
 )  # fmt: skip
 
 
@@ -29,7 +29,8 @@ def read(*pieces: bytes) -> list[Any]:
     return [str(value) if isinstance(value, QmpError) else value for value in found]
 
 
-@given(st.lists(st.dictionaries(st.text(), VALUES)), st.booleans(), st.data())
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.dictionaries(st.text(), VALUES), max_size=4), st.booleans(), st.data())
 def test_values_come_out_however_they_are_laid_out_and_cut(
     values: list[Any], ascii: bool, data: st.DataObject
 ) -> None:
