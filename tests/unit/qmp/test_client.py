@@ -101,6 +101,7 @@ def test_no_command_is_known_before_the_negotiation_and_no_other_after_it(fresh:
 def test_no_event_comes_before_the_negotiation(fresh: Peer) -> None:
     fresh.client.event({"event": "STOP"})
     assert fresh.ask(CAPABILITIES) == {"return": {}}
+    assert "return" in fresh.ask('{"execute": "query-name"}')
     fresh.client.event({"event": "RESUME"})
     assert fresh.read() == {"event": "RESUME"}
 
@@ -201,6 +202,7 @@ def test_whatever_is_sent_the_client_is_served_on(peer: Peer, pieces: list[bytes
 
 
 def test_a_client_that_reads_no_events_is_let_go_and_nobody_waits_for_it(peer: Peer) -> None:
+    assert "return" in peer.ask('{"execute": "query-name"}')
     event = {"event": "STOP", "data": "x" * 1000}
     for _ in range(WAITING_MAX * 3):
         peer.client.event(event)
