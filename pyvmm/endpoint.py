@@ -20,9 +20,11 @@ if TYPE_CHECKING:
 log = Log(__name__)
 
 LOOPBACK = "127.0.0.1"
+ROOT = 0  # the user
 CLIENTS_MAX = 16  # of one server at a time
 LAST_WORDS = 0.5  # seconds that all clients have for what they are still told
 PORTS = range(1, 1 << 16)
+PATH_MAX = 107  # bytes: <linux/un.h> UNIX_PATH_MAX, less a final zero
 
 
 class Endpoint(Value):
@@ -65,7 +67,10 @@ class Server:
         serve: Callable[[socket.socket], object],
         listener: socket.socket | None = None,
     ) -> None:
-        """Listen, or have `listener` that does, and accept while `loop` runs. Raises HostError."""
+        """Listen, or have `listener` that does, and accept while `loop` runs.
+
+        Raises UsageError or HostError.
+        """
         self._name = name
         self._loop = loop
         self._endpoint = endpoint
@@ -113,7 +118,7 @@ class Server:
     def _run(self, client: socket.socket) -> None:
         try:
             self._serve(client)
-        except OSError as error:  # the client has gone
+        except (OSError, HostError) as error:  # the client has gone, or cannot be served
             log.info("%s: %s", self._name, error)
         except Exception:
             log.exception("A mistake in the code of %s", self._name)
@@ -129,6 +134,7 @@ def _shut(client: socket.socket, how: int) -> None:
 
 def _listen(endpoint: Endpoint) -> socket.socket:
     if endpoint.path:
+        _check(endpoint.path)
         return listen(endpoint.path, CLIENTS_MAX)
     family = socket.AF_INET6 if ":" in endpoint.host else socket.AF_INET
     try:
@@ -137,3 +143,17 @@ def _listen(endpoint: Endpoint) -> socket.socket:
         raise HostError(f"{endpoint} cannot be listened on: {error.strerror or error}") from error
     listener.setblocking(False)
     return listener
+
+
+def _check(path: str) -> None:
+    """Raise UsageError or HostError for a path that we cannot, or should not, listen at."""
+    length = len(os.fsencode(path))
+    if length > PATH_MAX:
+        raise UsageError(f"A socket's path must have at most {PATH_MAX} bytes, not {length}")
+    folder = os.path.dirname(path) or "."
+    try:
+        owner = os.stat(folder).st_uid
+    except OSError as error:
+        raise HostError(f"{path} cannot be listened on: {error.strerror}") from error
+    if owner not in (os.geteuid(), ROOT):
+        raise HostError(f"{folder} must not be another user's directory, to listen at {path}")

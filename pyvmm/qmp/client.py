@@ -31,6 +31,7 @@ class Client:
         self._connection = connection
         self._outbox = Outbox(connection)
         self._negotiated = False
+        self._takes_events = False  # once the answer to the negotiation is on its way
         self._leaving = False
 
     @property
@@ -51,6 +52,7 @@ class Client:
             while not self._leaving and (data := self._connection.recv(RECEIVED)):
                 for message in stream.feed(data):
                     self._outbox.answer(self._answer(message))
+                    self._takes_events = self._negotiated
                     if self._leaving:
                         break
         finally:
@@ -58,7 +60,7 @@ class Client:
 
     def event(self, message: Any) -> None:
         """Send it an event, if it is ready for events. Any thread; this does not wait."""
-        if self._negotiated:
+        if self._takes_events:
             self._outbox.event(message)
 
     def leave(self) -> None:

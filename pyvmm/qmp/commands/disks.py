@@ -11,9 +11,8 @@ from pyvmm.memory import parse_size
 from pyvmm.qmp.client import Client
 from pyvmm.qmp.command import command
 from pyvmm.qmp.errors import DEVICE_NOT_FOUND, QmpError
-from pyvmm.virtio import blk_spec, virtio_spec
+from pyvmm.virtio import blk_spec
 from pyvmm.virtio.blk import Blk
-from pyvmm.virtio.device import VirtioDevice
 from pyvmm.virtio.statistics import BlockStatistics
 from pyvmm.virtio.vhost_user_blk import VhostUserBlk
 
@@ -105,20 +104,18 @@ def block_resize(client: Client, size: int, device: str = "", node_name: str = "
     disk = _disks(client.machine).get(device or node_name)
     if disk is None:
         raise QmpError(f"Device '{device or node_name}' not found", DEVICE_NOT_FOUND)
-    if not isinstance(disk, Blk):
-        raise QmpError(f"Only the process that serves '{disk.name}' can resize it")
     disk.resize(size)
 
 
-def _disks(machine: Machine) -> dict[str, VirtioDevice]:
+def _disks(machine: Machine) -> dict[str, Blk | VhostUserBlk]:
     return {
         name: device
         for name, device in machine.board.virtio.items()
-        if device.ID == virtio_spec.ID_BLOCK
+        if isinstance(device, Blk | VhostUserBlk)
     }
 
 
-def _describe(machine: Machine, disk: VirtioDevice) -> BlockInfo:
+def _describe(machine: Machine, disk: Blk | VhostUserBlk) -> BlockInfo:
     own = [one for one in machine.config.devices if one.name == disk.name]
     value = own[0] if isinstance(own[0], Disk) else Disk(disk.name)  # or it is a device as it is
     file = os.fspath(value.path)
@@ -149,7 +146,7 @@ def _describe(machine: Machine, disk: VirtioDevice) -> BlockInfo:
                 "virtual-size": capacity * blk_spec.SECTOR,
             },
             "cache": {
-                "writeback": isinstance(disk, Blk | VhostUserBlk) and disk.writeback,
+                "writeback": disk.writeback,
                 "direct": value.cache == "none",
                 "no-flush": False,
             },

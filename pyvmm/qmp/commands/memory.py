@@ -65,7 +65,8 @@ def memsave(client: Client, val: int, size: int, filename: str, cpu_index: int =
 @command("pmemsave")
 def pmemsave(client: Client, val: int, size: int, filename: str) -> None:
     """Save `size` bytes at the physical address `val` in a file."""
-    memory, places = client.machine.memory, _range(val, size)
+    places = _range(val, size)
+    memory = client.machine.memory
     pieces = (memory.read(at, min(MIB, places.stop - at)) for at in range(val, places.stop, MIB))
     with client.machine.paused():
         _save(client, pieces, filename)
