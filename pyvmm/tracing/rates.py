@@ -109,7 +109,7 @@ class Rates:
         return Table(columns, rows)
 
     def _interrupts(self) -> Table:
-        """Of the devices that have no row elsewhere."""
+        """Of the devices that have no row elsewhere, and of the lines that were ever raised."""
         shown = {*self._sources("device_read_operations"), *self._sources("device_rx_frames")}
         rows: list[Sequence[Cell]] = [
             (name, self._one("device_interrupts", name))
@@ -117,6 +117,7 @@ class Rates:
             if name not in shown
         ]
         for family, *labels in self._rates:
-            if family == "interrupt_lines":
-                rows.append((f"{labels[1]} (GSI {labels[0]})", self._one(family, *labels)))
+            used = family == "interrupt_lines" and self._before[family, *labels]
+            if used:
+                rows.append((f"GSI {labels[0]} ({labels[1]})", self._one(family, *labels)))
         return Table(("device", "interrupts/s"), rows)

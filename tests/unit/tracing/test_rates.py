@@ -35,7 +35,15 @@ def families(factor: int) -> list[Family]:
             True,
             [({"device": name}, 4.0 * factor) for name in ("vda", "eth0", "rng")],
         ),
-        Family("interrupt_lines", "", True, [({"gsi": "4", "devices": "COM1"}, 2.0 * factor)]),
+        Family(
+            "interrupt_lines",
+            "",
+            True,
+            [
+                ({"gsi": "4", "devices": "COM1"}, 2.0 * factor),
+                ({"gsi": "16", "devices": "vda"}, 0.0),
+            ],
+        ),
     ]
 
 
@@ -83,5 +91,5 @@ def test_a_network_has_its_frames_and_what_was_dropped(
 def test_other_devices_have_their_interrupts(tables: dict[str, list[dict[str, object]]]) -> None:
     assert tables["Interrupts"] == [
         {"device": "rng", "interrupts/s": 2},
-        {"device": "COM1 (GSI 4)", "interrupts/s": 1},
+        {"device": "GSI 4 (COM1)", "interrupts/s": 1},
     ]
