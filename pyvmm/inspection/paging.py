@@ -64,6 +64,10 @@ class VirtualMemory:
         self._large = self.mode.entry_size == 8 or bool(sregs.cr4 & spec.CR4_PSE)
         self._frame = spec.FRAME & (1 << physical_bits) - 1
         self._reserved = spec.FRAME & ~self._frame
+        if self.mode is spec.PAE:
+            self._reserved |= spec.PAE_RESERVED
+        high = max(min(physical_bits, spec.PSE36_WIDTH) - spec.PSE36_HIGH, 0)
+        self._pse36_reserved = spec.PSE36_RESERVED & -1 << spec.PSE36_SHIFT + high
         if not sregs.efer & spec.EFER_NXE:
             self._reserved |= spec.NO_EXECUTE
 
@@ -110,7 +114,7 @@ class VirtualMemory:
     def _reserved_bits(self, level: spec.Level, entry: int, large: bool) -> int:
         """Those set in a present entry, for which a CPU would fault; SDM 3A §4.7."""
         if self.mode.entry_size == 4:
-            return 0
+            return entry & self._pse36_reserved if large else 0
         reserved = self._reserved
         if self.mode is spec.PAE and level is self.mode.levels[0]:
             reserved |= spec.PAE_PDPTE_RESERVED | spec.NO_EXECUTE

@@ -61,8 +61,11 @@ PAE = Mode(  # §4.4, figure 4-5
 FOUR = Mode("4-level paging", (_PML4E, _PDPTE, _PDE, _PTE), 8, 48, FRAME)  # §4.5
 FIVE = Mode("5-level paging", (_PML5E, _PML4E, _PDPTE, _PDE, _PTE), 8, 57, FRAME)
 
-# §4.3, table 4-4: PSE-36 keeps bits 39 to 32 of a 4 MiB page's address in bits 20 to 13.
-PSE36_SHIFT, PSE36, PSE36_HIGH = 13, 0xFF, 32
+# §4.3, table 4-4: the bits from 32 up of a 4 MiB page's address, of which there are at most 40, are
+# kept from bit 13 up; those from there to bit 21 that are not needed for it are reserved.
+PSE36_SHIFT, PSE36, PSE36_HIGH, PSE36_WIDTH = 13, 0xFF, 32, 40
+PSE36_RESERVED = 0x3F_E000
 
-# Reserved bits that have one meaning at one level only.
+# §4.4: reserved in PAE paging at each level, and at the highest one.
+PAE_RESERVED = 0x7FF0_0000_0000_0000
 PAE_PDPTE_RESERVED = 0x1E6  # §4.4.1, table 4-8

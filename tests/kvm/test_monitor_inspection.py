@@ -163,6 +163,8 @@ def test_find_shows_no_more_than_100_places(session: Session) -> None:
 
 @pytest.mark.parametrize("line", ['find "absent"', "x/100s 0x200000", "x/1000i 0x100000"])
 def test_a_long_command_is_interrupted(session: Session, line: str) -> None:
+    if line.startswith("x/1000i"):
+        pytest.importorskip("capstone")
     session.interrupt()
     command, text = session.find(line)
     positional, named = parse_arguments(session, command, text)
@@ -277,7 +279,7 @@ def test_info_irq_counts_what_COM1_raised(serial: Machine, session: Session) -> 
     serial.serial.expect(b"ab", TIMEOUT)
     assert com1()["raised"] > before
     assert com1()["GSI"] == 4
-    assert com1()["PIC"] == "vector 0x24"
+    assert com1()["PIC"].startswith("vector 0x24")
     assert "masked" in com1()["IOAPIC"]
     pins = data(session, "info ioapic")
     assert [pin["of"] for pin in pins][:5] == ["PIT", "i8042", None, None, "COM1"]

@@ -39,6 +39,8 @@ def entry(dice: random.Random, size: int) -> int:
     for chance, bits in ((0.15, spec.LARGE), (0.1, spec.LARGE | 0x20_0000), (0.05, 1 << 13)):
         if dice.random() < chance:
             value |= bits
+    if size == 4 and value & spec.LARGE:
+        value &= ~0x1E_0000  # the CPU's, but KVM has no more than 36 bits of physical address here
     if dice.random() < 0.1:
         value &= ~spec.PRESENT
     if size == 8 and dice.random() < 0.05:

@@ -23,7 +23,10 @@ Group = Annotated[str, Choice(tuple(registers_spec.GROUPS))]
 
 
 class Grid(Result):
-    """Registers, several in a line: the values, and the width of each in bits."""
+    """Registers, several in a line, and below them which of their bits are set.
+
+    `bits` is the width of each.
+    """
 
     values: Mapping[str, int]
     bits: Mapping[str, int]
@@ -41,8 +44,12 @@ class Grid(Result):
             for name, value in self.values.items()
         ]
         count = max(1, LINE * 16 // max(digits, 16))
-        lines = (texts[at : at + count] for at in range(0, len(texts), count))
-        return "\n".join("  ".join(line).rstrip() for line in lines)
+        rows = (texts[at : at + count] for at in range(0, len(texts), count))
+        lines = ["  ".join(row).rstrip() for row in rows]
+        for name, value in self.values.items():
+            if flags := meaning(name, value):
+                lines.append(f"{name}: {' '.join(flags)}")
+        return "\n".join(lines)
 
 
 @command("cpu", examples=["cpu 1"])
@@ -139,19 +146,7 @@ def _vectors(vectors: Sequence[int]) -> str:
 
 
 def _group(values: Mapping[str, int]) -> Grid:
-    return Flags(values, {name: find(name).bits for name in values})
-
-
-class Flags(Grid):
-    """A grid, and below it which bits of its registers are set."""
-
-    def __str__(self) -> str:
-        told = [
-            f"{name}: {' '.join(bits)}"
-            for name, value in self.values.items()
-            if (bits := meaning(name, value))
-        ]
-        return "\n".join([super().__str__(), *told])
+    return Grid(values, {name: find(name).bits for name in values})
 
 
 def _segments(sregs: Any) -> Table:

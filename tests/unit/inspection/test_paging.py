@@ -147,6 +147,23 @@ def test_reserved_bits_are_a_fault(memory, level, entry, bits):
     assert f"({bits:#x})" in problem
 
 
+@pytest.mark.parametrize(("bits", "reserved"), [(40, 1 << 21), (36, 1 << 17), (32, 1 << 13)])
+def test_a_4_MiB_page_has_no_more_address_than_the_CPU(memory, bits, reserved):
+    memory.write_u32(ROOT, reserved | LARGE | RW)
+    tables = virtual(memory, cr4=spec.CR4_PSE, bits=bits)
+    assert f"({reserved:#x})" in tables.walk(0).problem
+    memory.write_u32(ROOT, reserved >> 1 & 0x1F_E000 | LARGE | RW)
+    assert tables.walk(0).physical is not None
+
+
+def test_PAE_paging_reserves_what_long_mode_ignores(memory):
+    memory.write_u64(ROOT, SECOND | 1)
+    memory.write_u64(SECOND, 1 << 62 | LARGE | RW)
+    assert "PDE" in virtual(memory, cr4=spec.CR4_PAE).walk(0).problem
+    four(memory, SECOND | RW | 1 << 62)
+    assert "PDPTE" in virtual(memory, **LONG).walk(HIGH).problem
+
+
 def test_no_execute_is_reserved_while_EFER_does_not_allow_it(memory):
     four(memory, SECOND | RW | spec.NO_EXECUTE)
     tables = virtual(memory, cr4=spec.CR4_PAE, efer=spec.EFER_LMA)
