@@ -173,7 +173,7 @@ def ps(session: Session) -> Result:
     kernel must have type information (CONFIG_DEBUG_INFO_BTF).
     """
     with session.machine.paused():
-        tasks = session.machine.guest.tasks
+        tasks = session.machine.guest.read_tasks(session.check)
     rows: list[list[Cell]] = []
     for task in tasks:
         name = printable(task.name)
