@@ -15,7 +15,7 @@ from pathlib import Path
 from pyvmm import Linux, Machine, UsageError
 
 GUESTS = "build/guests"
-PATIENCE = 300.0  # seconds
+PATIENCE = 120.0  # seconds
 TRIES = 100
 NAMES = ("_stext", "init_task", "linux_banner", "kernfs_iop_lookup", "start_secondary")
 
@@ -23,10 +23,10 @@ NAMES = ("_stext", "init_task", "linux_banner", "kernfs_iop_lookup", "start_seco
 def ask(vm: Machine, command: str) -> str:
     """What a command prints in the guest."""
     # Quoted so that the terminal's echo of this line looks like neither mark.
-    vm.serial.write(f"echo be''gin; {command}; echo en''d\n".encode())
-    vm.serial.expect(b"begin\r\n", PATIENCE)
-    shown = vm.serial.expect(rb"(?s).*?end\r\n", PATIENCE)
-    return shown.decode(errors="replace").replace("\r", "").removesuffix("end\n")
+    vm.serial.write(f"echo =be''gin=; {command}; echo =en''d=\n".encode())
+    vm.serial.expect(b"=begin=\r\n", PATIENCE)
+    shown = vm.serial.expect(b"=end=\r\n", PATIENCE)
+    return shown.decode(errors="replace").replace("\r", "").removesuffix("=end=\n")
 
 
 def idle(vm: Machine, cpu: int) -> list[str]:
