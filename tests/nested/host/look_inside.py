@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from pyvmm import Linux, Machine, UsageError
@@ -26,6 +27,7 @@ def ask(vm: Machine, command: str) -> str:
     vm.serial.write(f"echo =be''gin=; {command}; echo =en''d=\n".encode())
     vm.serial.expect(b"=begin=\r\n", PATIENCE)
     shown = vm.serial.expect(b"=end=\r\n", PATIENCE)
+    vm.serial.expect(b"guest# ", PATIENCE)
     return shown.decode(errors="replace").replace("\r", "").removesuffix("=end=\n")
 
 
@@ -41,6 +43,8 @@ def when_idle(vm: Machine) -> list[list[str]]:
         if all(any(name.startswith("do_idle+") for name in names) for names in found):
             return found
         vm.resume()
+        with suppress(TimeoutError):
+            vm.wait(timeout=0.1)  # let it come further
     raise SystemExit(f"The vCPUs are never idle; they were last at {found}")
 
 
