@@ -66,8 +66,9 @@ class Found:
     @cached_property
     def btf(self) -> Btf | None:
         """Its types."""
+        if self.symbols is None:
+            return None
         try:
-            assert self.symbols is not None
             start = self.symbols.address("__start_BTF")
             size = self.symbols.address("__stop_BTF") - start
             return Btf(self.kernel.read(start, min(size, BTF_MAX)))
@@ -204,10 +205,14 @@ class Guest:
     @property
     def tasks(self) -> list[Task]:
         """The processes, in the order in which they were made."""
+        return self.read_tasks(lambda: None)
+
+    def read_tasks(self, check: Callable[[], object]) -> list[Task]:
+        """The same; `check` is called for each and may raise to end it."""
         from pyvmm.inspection.tasks import read_tasks
 
         try:
-            return read_tasks(self.kernel, self.symbols.address, self.btf)
+            return read_tasks(self.kernel, self.symbols.address, self.btf, check)
         except (LookupError, ValueError) as error:
             raise UsageError(f"The guest's kernel must show its tasks: {error}") from error
 

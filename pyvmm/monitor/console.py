@@ -86,7 +86,6 @@ class Console:
                 complete_while_typing=False,
                 bottom_toolbar=toolbar.text,
                 style=STYLE,
-                interrupt_exception=Interrupted,
             )
             prompt.app.terminal_size_polling_interval = None
             self._greet()
@@ -110,7 +109,7 @@ class Console:
         self._input.renew()
         try:
             text = await prompt.prompt_async(set_exception_handler=False)
-        except Interrupted:
+        except KeyboardInterrupt:  # the key: it clears the line
             return
         finally:
             self._app = None

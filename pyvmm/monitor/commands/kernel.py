@@ -77,7 +77,7 @@ class LogText(Result):
 
     def __str__(self) -> str:
         return "\n".join(
-            prefix + printable(text)
+            printable(prefix + text)  # tabs count from the line's start
             for line in self.lines
             for prefix in ["" if line.timestamp_ns is None else f"[{_seconds(line.timestamp_ns)}] "]
             for text in line.text.split("\n")
@@ -173,7 +173,7 @@ def ps(session: Session) -> Result:
     kernel must have type information (CONFIG_DEBUG_INFO_BTF).
     """
     with session.machine.paused():
-        tasks = session.machine.guest.tasks
+        tasks = session.machine.guest.read_tasks(session.check)
     rows: list[list[Cell]] = []
     for task in tasks:
         name = printable(task.name)

@@ -10,12 +10,13 @@ from __future__ import annotations
 import json
 import re
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from pyvmm import Linux, Machine, UsageError
 
 GUESTS = "build/guests"
-PATIENCE = 300.0  # seconds
+PATIENCE = 120.0  # seconds
 TRIES = 100
 NAMES = ("_stext", "init_task", "linux_banner", "kernfs_iop_lookup", "start_secondary")
 
@@ -23,19 +24,28 @@ NAMES = ("_stext", "init_task", "linux_banner", "kernfs_iop_lookup", "start_seco
 def ask(vm: Machine, command: str) -> str:
     """What a command prints in the guest."""
     # Quoted so that the terminal's echo of this line looks like neither mark.
-    vm.serial.write(f"echo be''gin; {command}; echo en''d\n".encode())
-    vm.serial.expect(b"begin\r\n", PATIENCE)
-    shown = vm.serial.expect(rb"(?s).*?end\r\n", PATIENCE)
-    return shown.decode(errors="replace").replace("\r", "").removesuffix("end\n")
+    vm.serial.write(f"echo =be''gin=; {command}; echo =en''d=\n".encode())
+    vm.serial.expect(b"=begin=\r\n", PATIENCE)
+    shown = vm.serial.expect(b"=end=\r\n", PATIENCE)
+    vm.serial.expect(b"guest# ", PATIENCE)
+    return shown.decode(errors="replace").replace("\r", "").removesuffix("=end=\n")
 
 
-def idle(vm: Machine, cpu: int) -> list[str]:
-    """A backtrace of a vCPU that has nothing to do."""
+def backtrace(vm: Machine, cpu: int) -> list[str]:
+    return [frame["symbol"] or "" for frame in vm.command(f"backtrace {cpu}").data]
+
+
+def when_idle(vm: Machine) -> list[list[str]]:
+    """Pause it when no vCPU has anything to do; their backtraces."""
     for _ in range(TRIES):
-        names = [frame["symbol"] or "" for frame in vm.command(f"backtrace {cpu}").data]
-        if any(name.startswith("do_idle+") for name in names):
-            return names
-    raise SystemExit(f"vCPU {cpu} is never idle; it was last at {names}")
+        vm.pause()
+        found = [backtrace(vm, cpu) for cpu in range(2)]
+        if all(any(name.startswith("do_idle+") for name in names) for names in found):
+            return found
+        vm.resume()
+        with suppress(TimeoutError):
+            vm.wait(timeout=0.1)  # let it come further
+    raise SystemExit(f"The vCPUs are never idle; they were last at {found}")
 
 
 def refused(vm: Machine, command: str) -> str:
@@ -66,14 +76,13 @@ def main(kernel: str, kaslr: str) -> None:
         told["own symbols"] = {line.split()[2]: int(line.split()[0], 16) for line in own}
         told["symbols"] = {name: vm.guest.symbols.address(name) for name in NAMES}
         told["from"] = vm.command("symbols").data
-        told["idle"] = [idle(vm, cpu) for cpu in range(2)]
+        told["idle"] = when_idle(vm)
 
         vm.command("symbols export /tmp/guest.elf")
         vm.command("symbols export /tmp/guest.map")
-        with vm.paused():
-            told["rip"] = [vcpu.regs.rip for vcpu in vm.vcpus]
-            told["rsp"] = [vcpu.regs.rsp for vcpu in vm.vcpus]
-            vm.command("dump-guest-memory /tmp/guest.core")
+        told["rip"] = [vcpu.regs.rip for vcpu in vm.vcpus]
+        told["rsp"] = [vcpu.regs.rsp for vcpu in vm.vcpus]
+        vm.command("dump-guest-memory /tmp/guest.core")
         told["from elf"] = vm.command("symbols /tmp/guest.elf").data
         text = Path("/tmp/guest.map").read_text()
         first = re.compile(r"^f\S+", re.MULTILINE)
@@ -82,11 +91,10 @@ def main(kernel: str, kaslr: str) -> None:
         told["other"] = refused(vm, "symbols /tmp/other.map")
         told["still"] = vm.guest.source
 
-        with vm.paused():
-            vm.memory.write(vm.guest.kernel.place, bytes(64))
-            vm.guest.forget_symbols()
-            told["without note"] = vm.command("symbols").data
-            told["idle without note"] = [idle(vm, cpu) for cpu in range(2)]
+        vm.memory.write(vm.guest.kernel.place, bytes(64))
+        vm.guest.forget_symbols()
+        told["without note"] = vm.command("symbols").data
+        told["idle without note"] = when_idle(vm)
     print(json.dumps(told))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import select
 import socket
 import termios
 import threading
@@ -77,6 +78,7 @@ class Terminal:
     def until(self, end: bytes) -> bytes:
         """All that is shown until it ends so, since the last time."""
         while not self.shown.endswith(end):
+            assert select.select([self.user], [], [], PATIENCE)[0], self.shown[-200:]
             self.shown += os.read(self.user, 65536)
         shown, self.shown = self.shown, b""
         return shown

@@ -101,19 +101,22 @@ def pt_regs(rip, rsp, cs=0x10, **more):
 CALL, REGS, PARTIAL, END = 0, 1, 2, 4  # type:2 and end:1, Linux 6.1
 
 
-def test_calls_are_followed_to_the_end_that_orc_tells(memory):
+@pytest.mark.parametrize(
+    ("release", "call", "end"), [("6.1.0", CALL, END), ("6.3.9", 0, 8), ("6.4.1", 2, 1)]
+)
+def test_calls_are_followed_to_the_end_that_orc_tells(memory, release, call, end):
     table = orc(
         memory,
-        ("inner", SP, 8, 0, 0, CALL),
-        ("middle", SP, 24, PREV_SP, -24, CALL),
-        ("outer", BP, 16, PREV_SP, -16, CALL),
-        ("thread", 0, 0, 0, 0, END),
+        ("inner", SP, 8, 0, 0, call),
+        ("middle", SP, 24, PREV_SP, -24, call),
+        ("outer", BP, 16, PREV_SP, -16, call),
+        ("thread", 0, 0, 0, 0, end),
     )
     frame = STACK + 0x3F00
     memory.words(STACK + 0x3E00, AT["middle"] + 5, frame, 0, AT["outer"] + 9)
-    memory.words(frame, 0xB, AT["thread"] + 0x40)
+    memory.words(frame, 0xB, AT["thread"] + 0x40, AT["inner"])  # the last is left from before
     regs = registers(AT["inner"] + 3, STACK + 0x3E00)
-    frames = backtrace(memory, Kernel(memory), table, regs, user=False)
+    frames = backtrace(memory, Kernel(memory, release), table, regs, user=False)
     assert names(table, frames) == [
         "inner+0x3/0x100",
         "middle+0x5/0x100",
@@ -125,9 +128,9 @@ def test_calls_are_followed_to_the_end_that_orc_tells(memory):
 
 def test_a_call_that_ends_a_function_belongs_to_that_function(memory):
     table = orc(memory, ("inner", SP, 8, 0, 0, CALL), ("outer", 0, 0, 0, 0, END))
-    memory.words(STACK, AT["outer"])  # what follows is another function
+    memory.words(STACK, AT["outer"], AT["thread"] + 4)  # the first is behind the end of middle
     frames = backtrace(memory, Kernel(memory), table, registers(AT["inner"], STACK), user=False)
-    assert names(table, frames)[1] == "middle+0x100/0x100"
+    assert names(table, frames) == ["inner+0x0/0x100", "middle+0x100/0x100", "thread+0x4/0xfb00"]
 
 
 @pytest.mark.parametrize(

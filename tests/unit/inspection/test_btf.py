@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import struct
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -94,6 +96,15 @@ def test_what_is_no_btf_is_refused_or_empty(data):
         assert not Btf(data).has("outer")
     except ValueError as error:
         assert "BTF" in str(error)  # noqa: PT017
+
+
+def test_types_that_are_cut_off_are_left_out():
+    data = bytearray(example().data())
+    (size,) = struct.unpack_from("<I", data, 12)
+    for shorter in range(size):
+        struct.pack_into("<I", data, 12, shorter)
+        for path in ("outer.in.second", "outer.right", "inner.second"):
+            assert not Btf(bytes(data)).has(path) or path == "inner.second"
 
 
 @given(at=st.integers(0, 400), what=st.binary(min_size=1, max_size=8))

@@ -193,3 +193,16 @@ def test_a_kernel_that_lies_about_its_place_spoils_no_dump(memory, tmp_path, lin
     dump(Machine(memory, vcpu(0, rsp=(1 << 64) - 8)), str(path), lambda: None)
     loads, _ = segments(path)
     assert loads[0]["p_paddr"] == 0
+
+
+def test_a_kernel_that_lies_about_its_direct_map_spoils_no_dump(tmp_path):
+    memory = GuestMemory(HOLE + 16 * MIB)
+    ram = LinuxRam(memory)
+    lie = ram.place(b"\xff" * 8)
+    ram.place_kallsyms([(lie, "page_offset_base"), (lie + 8, "_end")])
+    ram.finish()
+    path = tmp_path / "core"
+    dump(Machine(memory, vcpu(0)), str(path), lambda: None)
+    memory.close()
+    loads, _ = segments(path)
+    assert [load["p_vaddr"] for load in loads[:2]] == [(1 << 64) - 1, HOLE_END - 1]

@@ -136,7 +136,7 @@ def test_without_a_kernel_the_cpu_tells_where_it_enters(memory, tmp_path):
 
 def test_symbols_of_another_kernel_are_refused_and_the_old_ones_kept(memory, tmp_path):
     ram = running(memory)
-    ram.symbols["init_uts_ns"] = LINKED + KASLR + 0x1000
+    ram.symbols["init_uts_ns"] = LINKED + KASLR + 0x2000 + 4 * MIB
     ram.finish()
     guest = guest_of(memory)
     other = file_of(tmp_path / "other", [*FILE, (LINKED + 0x2000, "Dinit_uts_ns")])

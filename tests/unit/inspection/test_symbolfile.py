@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import io
 from itertools import pairwise
 
 import pytest
+from elftools.elf.elffile import ELFFile
 
 from pyvmm.inspection.symbolfile import elf_file, export, map_text
 from pyvmm.inspection.symbols import from_elf, from_map, table
@@ -29,12 +31,18 @@ def test_an_elf_file_tells_the_same_addresses_and_what_is_code(symbols):
         assert read.is_code(address) == symbols.is_code(address)
 
 
+def test_functions_and_data_are_told_apart_and_have_their_sizes(symbols):
+    elf = ELFFile(io.BytesIO(elf_file(symbols)))
+    found = {s.name: s for s in elf.get_section_by_name(".symtab").iter_symbols() if s.name}
+    types = {name: s["st_info"]["type"] for name, s in found.items()}
+    assert types["local"] == types["init"] == "STT_FUNC"
+    assert types["table"] == types["percpu"] == "STT_OBJECT"
+    assert [found[name]["st_size"] for name in ("local", "table", "x")] == [0xFF0, 16, 0xFF0]
+
+
 def test_its_sections_do_not_overlap(symbols):
-    import io
-
-    from elftools.elf.elffile import ELFFile
-
-    sections = [s for s in ELFFile(io.BytesIO(elf_file(symbols))).iter_sections() if s["sh_addr"]]
+    elf = ELFFile(io.BytesIO(elf_file(symbols)))
+    sections = [s for s in elf.iter_sections() if s["sh_addr"]]
     assert [s.name for s in sections] == [".text", ".data", ".text", ".data"]
     for one, other in pairwise(sections):
         assert one["sh_addr"] + one["sh_size"] == other["sh_addr"]

@@ -27,7 +27,7 @@ KTHREADD = Task(
 
 @pytest.fixture
 def session():
-    guest = SimpleNamespace(log=LOG, tasks=[KTHREADD, SH])
+    guest = SimpleNamespace(log=LOG, read_tasks=lambda check: [KTHREADD, SH])
     return Session(SimpleNamespace(guest=guest, paused=nullcontext))
 
 
