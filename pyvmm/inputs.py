@@ -25,7 +25,7 @@ def sysrq(board: Board, key: str) -> None:
     consoles = [word for word in board.cmdline.split() if word.startswith(CONSOLE)]
     name = consoles[-1].removeprefix(CONSOLE).partition(",")[0] if consoles else ""
     number = name.removeprefix(SERIAL)
-    if name.startswith(SERIAL) and number.isdigit():
+    if name.startswith(SERIAL) and number.isdecimal():
         serial_port(board, int(number) + 1).send_break(key.encode())
     else:
         board.i8042.press(["alt", "sysrq", key.lower()])

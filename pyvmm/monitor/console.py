@@ -127,11 +127,14 @@ class Console:
         if isinstance(result, Live):
             await self._show_live(result)
         elif result is not None:
-            for style, text in [*render(result), (PLAIN, "\n")]:
-                for at in range(0, len(text), BLOCK):
-                    self._session.check()
-                    self._print([(style, text[at : at + BLOCK])], end="")
-                    await asyncio.sleep(0)
+            try:
+                for style, text in render(result):
+                    for at in range(0, len(text), BLOCK):
+                        self._session.check()
+                        self._print([(style, text[at : at + BLOCK])], end="")
+                        await asyncio.sleep(0)
+            finally:
+                self._print([])  # the end of the line
 
     async def _show_live(self, live: Live) -> None:
         """Show it in place until a key is pressed."""

@@ -83,8 +83,13 @@ class SocketInput(Input):
         self._parser.feed(self._decode(IN_BAND.sub(b"", data)))
         if self._ready is not None:
             self._ready()
-        elif any(key.key == Keys.ControlC for key in self._keys):
-            self._keys.clear()
+        else:
+            self._look_for_interrupt()
+
+    def _look_for_interrupt(self) -> None:
+        keys = [key.key for key in self._keys]
+        if Keys.ControlC in keys:
+            del self._keys[: len(keys) - keys[::-1].index(Keys.ControlC)]
             self._on_interrupt()
 
     def _read(self) -> None:

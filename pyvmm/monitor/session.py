@@ -96,7 +96,7 @@ class Session:
         close = difflib.get_close_matches(name, self.commands, 1) or difflib.get_close_matches(
             first, self.commands, 1
         )
-        if close:
+        if close and not (group and name == first):
             return f"There is no command {name!r}; did you mean {close[0]!r}?"
         if group:
             return f"There is no command {name!r}, but {', '.join(group)}"

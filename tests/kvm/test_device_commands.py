@@ -66,6 +66,8 @@ def test_every_device_can_be_looked_at(image: Path, transport: str) -> None:
         assert [one["at"] for one in virtio][:2] == places[transport]
         for name in (one["device"] for one in virtio):
             assert "VERSION_1" in data(vm, f"info virtio {name}")[name]["offered"]
+        vda = data(vm, "info virtio vda")["vda"]
+        assert vda["settings"] == f"path={image} snapshot=True"
         functions = data(vm, "info pci")
         assert next(iter(functions)) == "00:00.0 host bridge"
         assert len(functions) == (6 if transport == "pci" else 1)

@@ -46,7 +46,9 @@ def test_a_serial_console_gets_a_break_and_the_key(cmdline: str, port: int) -> N
     assert its.controller.answers() == []
 
 
-@pytest.mark.parametrize("cmdline", ["", "console=hvc0", "console=ttyS0 console=tty0", "x=ttyS0"])
+@pytest.mark.parametrize(
+    "cmdline", ["", "console=hvc0", "console=ttyS0 console=tty0", "console=ttyS²"]
+)
 def test_any_other_console_leaves_the_keyboard(cmdline: str) -> None:
     its = board(cmdline)
     sysrq(its, "B")

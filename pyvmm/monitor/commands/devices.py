@@ -13,6 +13,7 @@ from pyvmm.monitor.session import Session
 from pyvmm.pci import pci_spec
 from pyvmm.pci.description import BarDescription, Capability, FunctionDescription
 from pyvmm.pci.description import describe as describe_pci
+from pyvmm.peripherals import Peripheral
 from pyvmm.virtio import pci_spec as virtio_pci
 from pyvmm.virtio.balloon import Balloon
 from pyvmm.virtio.description import Description, describe
@@ -130,6 +131,7 @@ def info_virtio(session: Session, device: MaybeDevice = None) -> Result:
     fields = Fields(
         {
             "kind": found.kind,
+            "settings": _settings(session.machine, device.name),
             "at": places[device.name],
             "served by": found.data_path,
             "status": " ".join(found.status),
@@ -139,6 +141,16 @@ def info_virtio(session: Session, device: MaybeDevice = None) -> Result:
         }
     )
     return Sections({device.name: fields, "Queues": _queues(found)})
+
+
+def _settings(machine: Machine, name: str) -> str:
+    """What a device was made with, apart from what it is if nothing is said."""
+    values = (one for one in machine.config.devices if isinstance(one, Peripheral))
+    for value in (one for one in values if one.name == name):
+        given = {key: field for key, field in value.asdict().items() if key != "name"}
+        different = (key for key in given if given[key] != getattr(type(value), key, None))
+        return " ".join(f"{key}={given[key]}" for key in different)
+    return ""
 
 
 def _summary(found: Description, place: str) -> list[Cell]:

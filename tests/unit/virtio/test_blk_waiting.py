@@ -133,6 +133,8 @@ def test_a_reset_drops_the_request_and_lets_the_machine_go_on(
     fill_up(guest, machine, storage)
     guest.reset()
     assert machine.went_on.acquire(blocking=False)
+    assert isinstance(guest.device, Blk)
+    assert guest.device.statistics().in_flight == 0
     storage.trouble = None
     tried = len(storage.calls)
     guest.start()

@@ -16,12 +16,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pyvmm.backends.disk import open_image
+from pyvmm.events import BlockError, Event
 from pyvmm.layout import MIB
 from pyvmm.native import ffi, lib
 from pyvmm.virtio import blk as blk_module
 from pyvmm.virtio import blk_spec as spec
 from pyvmm.virtio import virtio_spec
 from pyvmm.virtio.blk import Blk
+from pyvmm.virtio.chain import Chain
+from pyvmm.virtio.virtqueue import Virtqueue
 from tests.fakes.driver import PACKED, PATIENCE, SPLIT, Driver, Guest
 
 SECTORS = 128
@@ -328,6 +331,25 @@ def test_a_failed_flush_is_an_error_and_is_not_tried_again(make: MakeRig) -> Non
     assert not tried
 
 
+@pytest.mark.parametrize("kind", [spec.T_FLUSH, spec.T_GET_ID, 77])
+def test_a_failed_flush_is_told_as_one_whatever_the_guest_writes_over_it(
+    make: MakeRig, monkeypatch: pytest.MonkeyPatch, kind: int
+) -> None:
+    told: list[Event] = []
+    rig = make(tell=told.append)
+    queue = rig.start()
+    answer = rig.blk.answer
+
+    def change_then_answer(queue: Virtqueue, chain: Chain, failed: OSError | None) -> None:
+        chain.readable[0][:] = header(kind)
+        answer(queue, chain, failed)
+
+    monkeypatch.setattr(rig.blk, "answer", change_then_answer)
+    rig.replace_file("/dev/null", os.O_RDWR)  # fdatasync gives EINVAL
+    assert flush(queue) == spec.S_IOERR
+    assert told == [BlockError("vda", "flush", "Invalid argument", False)]
+
+
 # ---- what FLUSH and the cache mode promise ----
 
 
@@ -457,19 +479,22 @@ def test_a_disk_shrinks_while_it_is_used(make: MakeRig) -> None:
     assert rig.path.stat().st_size == SIZE // 2
 
 
-def test_nothing_is_in_flight_while_a_snapshot_is_committed(
+def test_requests_wait_while_a_snapshot_is_committed(
     make: MakeRig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rig = make()
     queue = rig.start()
-    assert write(queue, 0, b"x" * spec.SECTOR) == spec.S_OK
-    seen: list[int] = []
-    monkeypatch.setattr(
-        rig.storage, "commit", lambda: seen.append(rig.blk.statistics().in_flight), raising=False
-    )
+    served: list[int] = []
+
+    def commit() -> None:
+        queue.add([header(spec.T_OUT, 0), bytes(spec.SECTOR)], [1])
+        queue.kick()
+        served.extend(rig.blk.statistics().write.operations for _ in range(5000))
+
+    monkeypatch.setattr(rig.storage, "commit", commit)
     rig.blk.commit()
-    assert seen == [0]
-    assert write(queue, 0, b"y" * spec.SECTOR) == spec.S_OK
+    assert set(served) == {0}
+    assert queue.wait()[0].data == bytes([spec.S_OK])
 
 
 def test_the_threads_are_named_and_take_no_signals(make: MakeRig) -> None:

@@ -82,6 +82,16 @@ def features(request: pytest.FixtureRequest) -> int:
     return FORMATS[request.param]
 
 
+def test_how_far_it_has_come_is_known_whoever_moves_the_frames(rig: Rig) -> None:
+    rig.guest.start(MERGED | spec.F_CTRL_VQ)
+    for _ in range(3):
+        send(rig.guest.queues[TRANSMIT], HEADER, frame(100))
+    rig.guest.queues[2].request([bytes([spec.CTRL_RX, spec.CTRL_RX_PROMISC, 1])], [1])
+    positions: list[dict[int, int]] = []
+    rig.net.worker.call(lambda: positions.append(rig.net.positions()))
+    assert (positions[0][TRANSMIT], positions[0][2]) == (3, 1)
+
+
 def frame(length: int, seed: int = 0) -> bytes:
     """An Ethernet frame of `length` bytes for MAC, of a kind that nobody knows."""
     payload = random.Random(seed).randbytes(length - spec.ETHERNET_SIZE)

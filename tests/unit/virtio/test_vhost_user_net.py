@@ -110,6 +110,16 @@ def test_no_ring_is_served_while_the_cable_is_pulled(
     assert told == [LinkChanged("eth0", False), LinkChanged("eth0", True)]
 
 
+def test_a_cable_that_was_pulled_before_the_driver_came_stays_so(
+    guest: Guest, fake: FakeBackEnd
+) -> None:
+    assert isinstance(guest.device, VhostUserNet)
+    guest.device.set_link(False)
+    guest.start()
+    assert not guest.device.read_config()[6] & spec.STATUS_LINK_UP
+    assert not any(enabled(fake).values())
+
+
 def test_commands_wait_while_the_device_may_not_reach_memory(guest: Guest) -> None:
     guest.start()
     device = guest.device
