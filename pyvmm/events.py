@@ -34,7 +34,7 @@ class Ended(Event):
     """The guest's run has ended; `by_guest` unless the host asked for it."""
 
     end: End
-    by_guest: bool
+    by_guest: bool = True
 
 
 class BlockError(Event):

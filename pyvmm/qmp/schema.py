@@ -13,6 +13,7 @@ Source: QEMU, docs/devel/qapi-code-gen, and qapi/introspect.json for the descrip
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from functools import cache
 from types import NoneType, UnionType
 from typing import (
     Annotated,
@@ -55,6 +56,7 @@ class Member(Value):
     required: bool
 
 
+@cache
 def members_of(kind: Any) -> dict[str, Member]:
     """The members of a TypedDict by name."""
     return {
@@ -74,6 +76,7 @@ def values_of(kind: Any) -> OneOf | None:
     return None
 
 
+@cache
 def variants_of(kind: Any) -> tuple[str, dict[str, Any]]:
     """The name of a union's tag, and its objects by the values of that."""
     objects = get_args(kind)

@@ -228,6 +228,25 @@ def test_a_mistake_in_a_command_is_an_answer(peer: Peer, monkeypatch: pytest.Mon
     assert "return" in peer.ask('{"execute": "query-name"}')
 
 
+def test_who_has_to_leave_does_so_with_the_command_that_runs(
+    peer: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = threading.Event()
+
+    def work(client: Client) -> None:
+        begun.set()
+        while True:
+            client.session.check()
+
+    command = TABLE["query-uuid"].replace(function=work)
+    monkeypatch.setitem(cast(dict[str, object], TABLE), "query-uuid", command)
+    peer.socket.sendall(b'{"execute": "query-uuid"} {"execute": "query-name"}')
+    assert begun.wait(TIMEOUT)
+    peer.client.leave()
+    assert error_of(peer.read()) == ("GenericError", "Interrupted")
+    assert peer.socket.recv(1) == b""
+
+
 def test_the_schema_has_every_command_and_is_true_of_itself(peer: Peer) -> None:
     entries = peer.ask('{"execute": "query-qmp-schema"}')["return"]
     schema = qapi.Schema(entries)

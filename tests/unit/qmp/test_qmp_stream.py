@@ -81,6 +81,10 @@ def test_one_error_is_told_for_a_line_that_is_no_json(text: bytes, why: str) -> 
     assert value == {"b": 2}
 
 
+def test_an_escape_may_be_cut_in_two() -> None:
+    assert read(b'{"a": "\\', b'"}"}', b'{"b": "\\\\', b'"}') == [{"a": '"}'}, {"b": "\\"}]
+
+
 def test_the_deepest_value_is_read() -> None:
     deep: list[Any] = []
     for _ in range(DEPTH_MAX - 1):
