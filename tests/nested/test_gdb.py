@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -39,32 +40,8 @@ def address_of(guest: Process, symbol: str) -> str:
 def test_break(nested_host: NestedHost, guest: Process) -> None:
     uname = address_of(guest, "__do_sys_newuname")
     jiffies = address_of(guest, "jiffies")
-    print(
-        gdb(
-            nested_host,
-            "info threads",
-            f"break *{uname}",
-            "continue",
-            "x/3i $pc",
-            "stepi",
-            "stepi",
-            "bt",
-            "continue",
-            "info threads",
-            "monitor info status",
-        )
-    )
-    print(
-        gdb(
-            nested_host,
-            f"watch *(unsigned long *) {jiffies}",
-            "continue",
-            "continue",
-            "info threads",
-            "p $cr3",
-            "p $gs_base",
-        )
-    )
+    print(gdb(nested_host, "info threads", f"break *{uname}", "continue", "x/3i $pc", "stepi", "stepi", "bt", "continue", "info threads", "monitor info status"))
+    print(gdb(nested_host, f"watch *(unsigned long *) {jiffies}", "continue", "continue", "info threads", "p $cr3", "p $gs_base"))
     print(gdb(nested_host, *(f"break *({uname} + {n})" for n in range(5)), "continue"))
     assert told(guest, "echo alive") == "alive\n"
     assert 0
