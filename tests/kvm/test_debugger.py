@@ -7,9 +7,11 @@ from conftest import SOFTWARE_KVM, TIMEOUT, machine
 from debugging import Stops, symbol, unstarted
 
 from pyvmm import Machine
+from pyvmm import debug_spec as spec
 from pyvmm.breakpoints import ACCESS, BREAK, HARDWARE_BREAK, WRITE, int3_can_be_caught
 from pyvmm.debugger import BREAKPOINT, STEP, WATCHPOINT, Stop
 from pyvmm.errors import HostError, UnmappedError, UsageError
+from pyvmm.kvm import exits
 
 no_watchpoints = pytest.mark.skipif(SOFTWARE_KVM, reason="a software KVM has no watchpoints")
 no_int3 = pytest.mark.skipif(SOFTWARE_KVM, reason="a software KVM has no int3 in kernel mode")
@@ -246,3 +248,40 @@ def test_memory_is_that_of_the_cpu_s_own_mode() -> None:
 def test_only_a_machine_that_stands_still_can_take_a_step() -> None:
     with machine("debug", "count") as vm, pytest.raises(UsageError, match="must be stopped"):
         vm.debugger.step(0)
+
+
+def test_a_step_that_ends_after_another_stop_is_not_the_guest_s() -> None:
+    with machine("debug", "count") as vm:  # which would die of an exception
+        vcpu = vm.board.vcpus[0]
+        with vm.paused():
+            vm.debugger.resume([0])
+            assert vm.debugger.prepare(vcpu)
+            vm.pause()
+            vm.debugger.take(vcpu, exits.Debug(spec.DB_VECTOR, rip(vm), spec.DR6_STEP, 0))
+        stops = Stops(vm)
+        vm.debugger.insert(BREAK, symbol("tick"))
+        vm.resume()
+        stops.wait()
+        assert vm.debugger.stop == Stop(0, BREAKPOINT, symbol("tick"))
+
+
+def test_the_monitor_has_commands_for_it() -> None:
+    with unstarted("count") as vm:
+        stops = Stops(vm)
+        assert vm.command("break tick").data == {"number": 1, "at": symbol("tick")}  # type: ignore[union-attr]
+        vm.start()
+        stops.wait()
+        assert "breakpoint" in str(vm.command("info status"))
+        shown = str(vm.command("info breakpoints")).splitlines()
+        assert shown[1].split()[:2] == ["1", "break"]
+        assert "debug register" in shown[1]
+        assert "tick" in shown[1]
+        vm.command("step 0 3")
+        assert symbol("tick") < rip(vm)
+        with pytest.raises(UsageError, match="no breakpoint 2"):
+            vm.command("delete 2")
+        vm.command("delete 1")
+        assert not vm.debugger.points
+        vm.command("watchpoint ticks 8 access")
+        vm.command("delete")
+        assert not vm.debugger.points
