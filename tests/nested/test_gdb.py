@@ -18,7 +18,7 @@ def guest(request: pytest.FixtureRequest, nested_host: NestedHost) -> Iterator[P
     """A guest that asks for its kernel's name now and then."""
     cpus = str(request.param)
     process = boot(nested_host, "vmlinuz-cloud", "--cpus", cpus, "--gdb", f"unix:{SOCKET}")
-    told(process, "(while sleep 1; do uname -r >/dev/null; done) &")
+    told(process, "{ (while sleep 1; do uname -r >/dev/null; done) & }")
     yield process
     assert power_off(process) == 0
 
