@@ -81,6 +81,13 @@ def test_acknowledgements_and_repeats(tmp_path: Path) -> None:
         client.close()
 
 
+def test_without_acknowledgements_nothing_is_repeated(tmp_path: Path) -> None:
+    path = tmp_path / "gdb"
+    with debugged(path, "count"), raw(path) as client:
+        client.send(b"-+-" + packet(b"qC"))
+        client.expect(encode(b"QC1"))
+
+
 def test_an_interrupt_stops_a_guest_that_runs(tmp_path: Path) -> None:
     path = tmp_path / "gdb"
     with debugged(path, "count") as vm, raw(path) as client:
