@@ -45,6 +45,7 @@ need passt "passt" command -v passt
 need iproute2 "ip" command -v ip
 need tshark "tshark" command -v tshark
 need gdb "gdb" command -v gdb
+need tmux "tmux" command -v tmux
 if [ "${1-}" = bench ]; then
 	need qemu-system-x86 "qemu-system-x86_64" command -v qemu-system-x86_64
 fi

@@ -31,12 +31,13 @@ def controlled(machine: Machine, settings: Mapping[str, Any]) -> Iterator[None]:
 
 def _open_monitor(machine: Machine, where: str, stack: ExitStack) -> None:
     if where == "stdio":
-        from pyvmm.backends.terminal import Stdio, Unconnected
+        from pyvmm.backends.monitorline import Unconnected
+        from pyvmm.backends.terminal import Stdio
 
         line = Stdio(machine.loop, machine.quit, machine.serve_monitor)
         stack.callback(line.close)
-        line.switch()
         line.attach(Unconnected())
+        line.switch()
         machine.lines["monitor"] = line
     else:
         from pyvmm.monitor.server import open_server

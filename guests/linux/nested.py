@@ -24,7 +24,7 @@ EMULATOR = NESTED / "emulator"
 EMULATOR_PACKAGES = ("qemu-system-x86", "qemu-system-data", "seabios", "ipxe-qemu")
 L1_PACKAGES = (
     *("python3", "python3-cffi", "python3-lz4", "python3-pyelftools", "python3-zstandard"),
-    *("python3-pytest", "python3-hypothesis"),
+    *("python3-pytest", "python3-hypothesis", "python3-prompt-toolkit"),
     *("gcc", "libc6-dev", "kmod", "iproute2", "strace", "busybox-static"),
     *("qemu-system-x86", "qemu-system-data", "seabios", "ipxe-qemu"),
     *("qemu-utils", "e2fsprogs"),

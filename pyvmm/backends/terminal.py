@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import os
-import select
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
-from pyvmm.backends.chardev import LAST_WAIT, Stream, ready
+from pyvmm.backends.chardev import LAST_WAIT, Stream
+from pyvmm.backends.monitorline import TYPED_MAX, MonitorLine, Unconnected
+from pyvmm.errors import HostError
+from pyvmm.log import Log
 from pyvmm.loop import Loop
 from pyvmm.typed import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import socket
-
     from pyvmm.backends.chardev import ServeMonitor
+
+log = Log(__name__)
 
 ESCAPE = 0x01  # Ctrl-A
 HELP = b"""\r
@@ -23,7 +25,6 @@ Ctrl-A x       quit\r
 Ctrl-A h       this help\r
 Ctrl-A Ctrl-A  send Ctrl-A itself\r
 """
-TYPED_MAX = 64 << 10  # bytes kept that nobody takes; more stay where they come from
 ROWS, COLUMNS = 24, 80  # of a terminal that does not know its size
 
 # XTerm Control Sequences. What the monitor leaves on a screen is undone: the lines below
@@ -135,21 +136,21 @@ class Stdio(Stream):
         self._in_front = False  # the monitor, not the guest
         self._shown = bytearray()  # the monitor's output, as _output is the guest's
         self._refused = False  # it has more
-        commands = {
-            ord("x"): quit_requested,
-            ord("h"): self._help,
-            ord("c"): self.switch,
-        }
+        commands = {ord("x"): quit_requested, ord("h"): self._help, ord("c"): self.switch}
         self._escapes = EscapeParser(commands) if os.isatty(source) else None
 
     def switch(self) -> None:
         """Bring the monitor to the front, or the guest again. The loop's thread."""
+        opened = self._monitor
+        try:
+            self._monitor = self._monitor or self._open_monitor()
+        except (OSError, HostError) as error:
+            log.warning("The monitor cannot be opened: %s", error)
+            return
         with self._lock:
             self._bring(monitor=not self._in_front)
-        if self._monitor is None:
-            self._monitor = self._open_monitor()
-        elif self._escapes is not None:
-            self._monitor.transmit(FOCUS_IN if self._in_front else FOCUS_OUT)
+        if opened is not None and self._escapes is not None:
+            opened.transmit(FOCUS_IN if self._in_front else FOCUS_OUT)
         self.resume()
 
     def received(self, data: bytes) -> bytes:
@@ -231,24 +232,30 @@ class Stdio(Stream):
 
     def _bring(self, *, monitor: bool) -> None:
         """Bring one of them to the front. With the lock held."""
-        if self._escapes is not None and monitor:
-            self._shown += b"\r\n"
-        elif self._escapes is not None:
+        self._in_front = monitor
+        if self._escapes is None:
+            return
+        if not monitor:
             self._output[:0] = self._shown + LEAVE
             self._shown.clear()
-        self._in_front = monitor
+        elif not isinstance(self._port, Unconnected):  # whose cursor may be anywhere
+            self._shown += b"\r\n"
 
     def _open_monitor(self) -> MonitorLine:
         import socket
 
-        ours, theirs = socket.socketpair()
-        monitor = MonitorLine(self._loop, ours, self)
         columns, rows = self.size
         hello = f"terminal {rows or ROWS} {columns or COLUMNS} {os.environ.get('TERM') or 'ansi'}"
-        self._wait_served = self._serve_monitor(
-            theirs, "prompt off" if self._escapes is None else hello
-        )
-        return monitor
+        if self._escapes is None:
+            hello = "prompt off"
+        ours, theirs = socket.socketpair()
+        try:
+            self._wait_served = self._serve_monitor(theirs, hello)
+        except HostError:
+            ours.close()
+            theirs.close()
+            raise
+        return MonitorLine(self._loop, ours, self)
 
     def _end_monitor(self) -> None:
         """Show the last that it says. The loop's thread, or any once the loop has stopped."""
@@ -268,101 +275,6 @@ class Stdio(Stream):
         if monitor is not None:
             monitor.close()
             self._wait_served()
-
-
-class MonitorLine(Stream):
-    """Our end of the socket to the monitor that a Stdio shows."""
-
-    def __init__(self, loop: Loop, peer: socket.socket, stdio: Stdio) -> None:
-        peer.setblocking(False)
-        super().__init__(loop, peer.fileno(), peer.fileno())
-        self._peer = peer
-        self._stdio = stdio
-        self._last = False
-        self.attach(_Shown(stdio))
-
-    def end_input(self) -> None:
-        """There is no more input; what waits is still sent."""
-        with self._lock:
-            self._last = True
-            self._flush()
-            self._shut()
-
-    def last(self) -> bytes:
-        """What it still says, waited for; nothing at its end."""
-        data = bytes(self._input)
-        self._input.clear()
-        if data or self._source is None or not ready(self._source, select.POLLIN, LAST_WAIT):
-            return data
-        with suppress(OSError):
-            data = os.read(self._source, TYPED_MAX)
-        return data
-
-    def broken(self, error: OSError) -> None:
-        """It reads no more; `hung_up` follows."""
-        self._sink = None
-
-    def hung_up(self) -> None:
-        """See Stream."""
-        super().hung_up()
-        self._stdio.left()
-
-    def close(self) -> None:
-        """See Chardev."""
-        with self._lock:
-            self._source = self._sink = None
-            self._watch()
-        self._peer.close()
-
-    def _flush(self) -> None:
-        super()._flush()
-        self._shut()
-
-    def _shut(self) -> None:
-        import socket
-
-        if self._last and not self._output and self._sink is not None:
-            self._sink = None
-            with suppress(OSError):
-                self._peer.shutdown(socket.SHUT_WR)
-
-
-class _Shown:
-    """A Stdio as the port of its MonitorLine."""
-
-    def __init__(self, stdio: Stdio) -> None:
-        self._stdio = stdio
-
-    def receive(self, data: bytes) -> int:
-        """See Port."""
-        return self._stdio.show(data)
-
-    def drained(self) -> None:
-        """See Port: more may be typed."""
-        self._stdio.resume()
-
-    def ended(self) -> None:
-        """See Port: `left` says it."""
-
-    def resized(self) -> None:
-        """See Port."""
-
-
-class Unconnected:
-    """The port of a line that the monitor has for itself; no guest takes what comes."""
-
-    def receive(self, data: bytes) -> int:
-        """See Port."""
-        return len(data)
-
-    def drained(self) -> None:
-        """See Port."""
-
-    def ended(self) -> None:
-        """See Port."""
-
-    def resized(self) -> None:
-        """See Port."""
 
 
 class StandardFile(Stream):

@@ -1,17 +1,19 @@
-"""Who called whom on a vCPU that runs a Linux kernel: the frames of its stacks.
+"""Who called whom on a vCPU: the frames of its stacks.
 
-By the kernel's ORC tables where it has them, else by frame pointers; where both fail, what looks
-like a return address on the rest of the stack, which may be left from earlier calls. Interrupts and
-exceptions lead from one stack to the other through the registers that they saved, up to user mode.
-All of it is what the guest wrote: it is bounded, and may be wrong.
+By the ORC tables of a Linux kernel that has them, else by frame pointers; where both fail, what
+looks like a return address on the rest of the stack, which may be left from earlier calls. Linux's
+interrupts and exceptions lead from one stack to the other through the registers that they saved, up
+to user mode. All of it is what the guest wrote: it is bounded, and may be wrong.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from itertools import islice
+from typing import Protocol
 
-from pyvmm.errors import MemoryAccessError
+from pyvmm.errors import MemoryAccessError, UnmappedError
 from pyvmm.inspection import orc_spec as spec
 from pyvmm.inspection.kernel import ADDRESS_SPACE, GuestKernel
 from pyvmm.inspection.orc import Entry, Orc
@@ -23,6 +25,13 @@ WORD = 8
 # With CONFIG_FRAME_POINTER an entry from elsewhere sets RBP to its pt_regs with this bit set;
 # Linux, arch/x86/include/asm/frame.h, ENCODE_FRAME_POINTER.
 ENCODED = 1
+
+
+class Memory(Protocol):
+    """Memory by virtual address."""
+
+    def read(self, virtual: int, length: int, /) -> bytes:
+        """Raises MemoryAccessError or UnmappedError."""
 
 
 class Frame(Value):
@@ -38,16 +47,22 @@ class Frame(Value):
 
 
 def backtrace(
-    kernel: GuestKernel, symbols: Symbols, registers: Mapping[str, int], *, user: bool
+    memory: Memory,
+    kernel: GuestKernel | None,
+    symbols: Symbols,
+    registers: Mapping[str, int],
+    *,
+    user: bool,
 ) -> list[Frame]:
     """The frames of a vCPU with these `registers`, innermost first; `user` if it is in user mode.
 
-    At most FRAMES_MAX. The vCPU must stand still. Raises nothing for what the guest did.
+    `memory` is as the vCPU sees it, `kernel` Linux if it runs that. At most FRAMES_MAX. The vCPU
+    must stand still. Raises nothing for what the guest did.
     """
     first = Frame(registers["rip"], behind_call=False, user=user)
     if user:
         return [first]
-    return [first, *islice(_Unwinder(kernel, symbols, registers).frames(), FRAMES_MAX - 1)]
+    return [first, *islice(_Unwinder(memory, kernel, symbols, registers).frames(), FRAMES_MAX - 1)]
 
 
 class _Lost(Exception):
@@ -55,13 +70,19 @@ class _Lost(Exception):
 
 
 class _Unwinder:
-    def __init__(self, kernel: GuestKernel, symbols: Symbols, registers: Mapping[str, int]) -> None:
-        self._kernel = kernel
+    def __init__(
+        self,
+        memory: Memory,
+        kernel: GuestKernel | None,
+        symbols: Symbols,
+        registers: Mapping[str, int],
+    ) -> None:
+        self._memory = memory
         self._symbols = symbols
-        try:
-            self._orc: Orc | None = Orc(kernel, symbols.address)
-        except LookupError:
-            self._orc = None
+        self._orc: Orc | None = None
+        if kernel is not None:
+            with suppress(LookupError):
+                self._orc = Orc(kernel, symbols.address)
         self._ip, self._sp, self._bp = (registers[name] for name in ("rip", "rsp", "rbp"))
         self._saved: Mapping[str, int] | None = registers  # all registers at this frame, if known
         self._exact = True  # `ip` is not behind a call but where an interrupt or a fault came
@@ -74,7 +95,7 @@ class _Unwinder:
                 yield frame
                 if frame.user:
                     return
-        except (_Lost, MemoryAccessError):
+        except (_Lost, MemoryAccessError, UnmappedError):
             yield from self._guesses()
 
     def _next(self) -> Frame | None:
@@ -85,7 +106,7 @@ class _Unwinder:
         user = self._by_orc(entry) if entry is not None else self._by_frame_pointer()
         if self._ip == 0:  # where a kernel without ORC begins its stacks
             return None
-        if not user and not self._symbols.is_code(self._ip):
+        if not user and len(self._symbols) and not self._symbols.is_code(self._ip):
             self._sp, self._bp = old_sp, old_bp
             raise _Lost
         return Frame(self._ip, not self._exact, self._sure, user)
@@ -157,10 +178,10 @@ class _Unwinder:
         for place in range(start, (start | spec.STACK_SIZE - 1) + 1, WORD):
             try:
                 word = self._u64(place)
-            except MemoryAccessError:
+            except (MemoryAccessError, UnmappedError):
                 return
             if self._symbols.is_code(word):
                 yield Frame(word, behind_call=True, sure=False)
 
     def _u64(self, address: int) -> int:
-        return self._kernel.u64(address % ADDRESS_SPACE)
+        return int.from_bytes(self._memory.read(address % ADDRESS_SPACE, WORD), "little")

@@ -14,7 +14,8 @@ from pyvmm.value import Value
 
 SIZE_MAX = 64 << 20  # bytes that the guest is believed to have of it
 TYPES_MAX = 1 << 20
-DEPTH_MAX = 16  # of members without a name, and of types that stand for others
+DEPTH_MAX = 16  # of types that stand for others, and of arrays
+NAMELESS_MAX = 256  # structures in one, directly or not, that have no name
 
 HEADER = struct.Struct("<HBBIIIII")  # magic version flags hdr_len type_off type_len str_off str_len
 MAGIC = 0xEB9F
@@ -81,9 +82,12 @@ class Btf:
             kind = info >> INFO_KIND_SHIFT & INFO_KIND_MASK
             if not 0 < kind <= KIND_MAX:
                 raise ValueError(f"BTF has a type of the unknown kind {kind}")
-            places.append(at)
             fixed, each = EXTRA.get(kind, (0, 0))
-            at += TYPE.size + fixed + each * (info & INFO_VLEN)
+            following = at + TYPE.size + fixed + each * (info & INFO_VLEN)
+            if following > size:  # it is cut off
+                break
+            places.append(at)
+            at = following
         return places
 
     def offset(self, path: str) -> int:
@@ -103,7 +107,7 @@ class Btf:
         name, *members = path.split(".")
         place = Place(0, self._structure(name))
         for member in members:
-            found = self._member(self._resolve(place.type), member, DEPTH_MAX)
+            found = self._member(self._resolve(place.type), member, set())
             if found is None:
                 raise LookupError(f"This kernel has no {path}")
             place = Place(place.offset + found.offset, found.type)
@@ -159,20 +163,20 @@ class Btf:
         mask = MEMBER_OFFSET_MASK if info & INFO_KIND_FLAG else -1
         start = place + TYPE.size
         for at in range(start, start + MEMBER.size * (info & INFO_VLEN), MEMBER.size):
-            if at + MEMBER.size > len(self._data):
-                break
             name, type_, bits = MEMBER.unpack_from(self._data, at)
             yield name, Place((bits & mask) // 8, type_)
 
-    def _member(self, place: int, name: str, depth: int) -> Place | None:
-        if not depth or self._kind(place) not in (STRUCT, UNION):
+    def _member(self, place: int, name: str, seen: set[int]) -> Place | None:
+        """Of that name, also in members without one; `seen` are the structures looked into."""
+        if place in seen or len(seen) == NAMELESS_MAX or self._kind(place) not in (STRUCT, UNION):
             return None
+        seen.add(place)
         wanted = name.encode() + b"\0"
         for at, member in self._members(place):
             if at and self._strings.startswith(wanted, at):
                 return member
             if not at:
-                inner = self._member(self._resolve(member.type), name, depth - 1)
+                inner = self._member(self._resolve(member.type), name, seen)
                 if inner is not None:
                     return Place(member.offset + inner.offset, inner.type)
         return None

@@ -12,7 +12,7 @@ from pyvmm.value import Value
 INSTRUCTION_MAX = 15  # bytes, SDM 2A §2.3.11
 CHUNK = 256  # bytes given to the decoder at once: it stops at each that begins no instruction
 ALONE = re.compile(r"0x[0-9a-f]+")  # what a direct branch has for an operand
-RIP_RELATIVE = re.compile(r"\[rip (?:([+-]) (0x[0-9a-f]+|\d+))?\]")
+RIP_RELATIVE = re.compile(r"\[rip(?: ([+-]) (0x[0-9a-f]+|\d+))?\]")
 BRANCHES = ("j", "call", "loop")
 
 Namer = Callable[[int], str | None]

@@ -18,7 +18,7 @@ from pyvmm.inspection.btf import Btf
 from pyvmm.inspection.kernel import GuestKernel, describe, find_kernels
 from pyvmm.inspection.log import LogLine, read_log
 from pyvmm.inspection.symbols import Symbols, from_file
-from pyvmm.layout import MIB
+from pyvmm.layout import MIB, PAGE
 from pyvmm.memory import GuestMemory
 from pyvmm.printable import printable
 
@@ -31,7 +31,7 @@ ANCHORS = ("_stext", "init_uts_ns", "swapper_pg_dir", "init_top_pgt")
 ENTRY = "entry_SYSCALL_64"  # MSR_LSTAR; Linux, arch/x86/kernel/cpu/common.c, syscall_init
 MSR_LSTAR = 0xC000_0082  # Intel SDM 4, table 2-2
 KASLR_UNIT = 2 * MIB  # CONFIG_PHYSICAL_ALIGN is at least that on x86-64
-ANCHOR_SIZE = 256  # bytes that are compared to see whether what was found is still there
+ANCHOR_SIZE = PAGE  # bytes that are compared to see whether what was found is still there
 
 
 class Found:
@@ -42,12 +42,14 @@ class Found:
         self._memory = memory
         self._own = own
         self.has_note = own is None  # or it was found by its table of symbols
-        self._anchor = memory.read(kernel.place, ANCHOR_SIZE)
+        end = memory.region_at(kernel.place, 1).end
+        self._anchor_size = min(ANCHOR_SIZE, end - kernel.place)
+        self._anchor = memory.read(kernel.place, self._anchor_size)
 
     @property
     def there(self) -> bool:
         """Whether it still is."""
-        return self._memory.read(self.kernel.place, ANCHOR_SIZE) == self._anchor
+        return self._memory.read(self.kernel.place, self._anchor_size) == self._anchor
 
     @cached_property
     def symbols(self) -> Symbols | None:
@@ -64,8 +66,9 @@ class Found:
     @cached_property
     def btf(self) -> Btf | None:
         """Its types."""
+        if self.symbols is None:
+            return None
         try:
-            assert self.symbols is not None
             start = self.symbols.address("__start_BTF")
             size = self.symbols.address("__stop_BTF") - start
             return Btf(self.kernel.read(start, min(size, BTF_MAX)))
@@ -143,6 +146,10 @@ class Guest:
         self._place(loaded, path)
         self._loaded, self.source = loaded, path
 
+    def forget_symbols(self) -> None:
+        """Use the kernel's own table again."""
+        self._loaded, self._placed, self.source = None, None, ""
+
     def _place(self, loaded: Symbols, path: str) -> Symbols:
         found = self.found
         note = found.kernel.note if found else ""
@@ -198,10 +205,14 @@ class Guest:
     @property
     def tasks(self) -> list[Task]:
         """The processes, in the order in which they were made."""
+        return self.read_tasks(lambda: None)
+
+    def read_tasks(self, check: Callable[[], object]) -> list[Task]:
+        """The same; `check` is called for each and may raise to end it."""
         from pyvmm.inspection.tasks import read_tasks
 
         try:
-            return read_tasks(self.kernel, self.symbols.address, self.btf)
+            return read_tasks(self.kernel, self.symbols.address, self.btf, check)
         except (LookupError, ValueError) as error:
             raise UsageError(f"The guest's kernel must show its tasks: {error}") from error
 

@@ -14,18 +14,20 @@ from contextlib import suppress
 from itertools import accumulate, islice, pairwise
 
 from pyvmm.errors import MemoryAccessError
-from pyvmm.inspection.kernel import CANDIDATES_MAX, KERNEL_MAP, GuestKernel, search
+from pyvmm.inspection.kernel import KERNEL_MAP, GuestKernel, search
 from pyvmm.inspection.symbols import Symbols
 from pyvmm.memory import GuestMemory
 from pyvmm.value import Value
 
-SYMBOLS_MAX = 1 << 20  # the guest's word is believed up to here
+SYMBOLS_MAX = 1 << 19  # the guest's word is believed up to here
 NAMES_MAX = 1 << 23
 TOKENS = 256
 TOKEN_SIZE_MAX = 64
+NAME_MAX = 512  # KSYM_NAME_LEN from Linux 6.1 on
 LONG_NAME = 0x80  # set in a name's length: the next byte holds its bits from 7 up
 LONG_NAME_SHIFT = 7
 ALIGNMENT = 8  # of each part
+TABLES_MAX, COUNTS_MAX = 4, 8  # that are looked at: of tokens, and of names before one
 MARKED = 256  # every so many names a marker says where they start
 MARKER_FORMS = ("I", "Q")  # from Linux 4.20 on, and before
 DIGITS = b"".join(b"%d\0" % digit for digit in range(10))
@@ -63,12 +65,12 @@ def by_note(kernel: GuestKernel) -> Symbols | None:
 
 
 def by_content(memory: GuestMemory) -> Iterator[tuple[int, Symbols]]:
-    """Every table that is found, after the guest-physical address of its tokens. Any thread."""
-    for digits in search(memory, DIGITS):
-        with suppress(ValueError, MemoryAccessError, struct.error):
-            for parts in _parts(memory, digits):
+    """Every table that is found, after the guest-physical address of its base. Any thread."""
+    for tokens, index_end in islice(_token_tables(memory), TABLES_MAX):
+        with suppress(ValueError, MemoryAccessError):
+            for parts in _parts(memory, tokens, index_end):
                 with suppress(ValueError, MemoryAccessError):
-                    yield parts.tokens, _read(parts, memory.read)
+                    yield parts.base, _read(parts, memory.read)
 
 
 # ---- reading a table ----
@@ -89,13 +91,15 @@ def _read(parts: Parts, read: Read) -> Symbols:
     if base < KERNEL_MAP or any(one > other for one, other in pairwise(addresses)):
         raise ValueError("The kernel's symbol table has impossible addresses")
     names = read(parts.names, parts.names_size)
-    tokens = read(parts.tokens, TOKENS * TOKEN_SIZE_MAX).split(b"\0", TOKENS)[:TOKENS]
+    tokens = read(parts.tokens, TOKENS * TOKEN_SIZE_MAX).split(b"\0", TOKENS)
+    tokens = [token[:TOKEN_SIZE_MAX] for token in tokens[:TOKENS]]
     positions = list(islice(_positions(names), count))
 
     def entry(at: int) -> str:
         try:
             start, length = _length(names, positions[first + at])
-            name = b"".join([tokens[token] for token in names[start : start + length]])
+            spelled = names[start : start + min(length, NAME_MAX)]
+            name = b"".join([tokens[token] for token in spelled])[: NAME_MAX + 1]
         except IndexError:  # the table is damaged
             return ""
         return name.decode("ascii", "replace")
@@ -126,9 +130,14 @@ def _length(names: bytes, position: int) -> tuple[int, int]:
 # ---- finding its parts, which all raise ValueError or MemoryAccessError for what is none ----
 
 
-def _parts(memory: GuestMemory, digits: int) -> Iterator[Parts]:
+def _token_tables(memory: GuestMemory) -> Iterator[tuple[int, int]]:
+    for digits in search(memory, DIGITS):
+        with suppress(ValueError, MemoryAccessError, struct.error):
+            yield _find_tokens(memory, digits)
+
+
+def _parts(memory: GuestMemory, tokens: int, index_end: int) -> Iterator[Parts]:
     """Where the parts may lie: the addresses are before the names, or behind the tokens."""
-    tokens, index_end = _find_tokens(memory, digits)
     names, names_size, count = _find_names(memory, tokens)
     size = _aligned(4 * count)
     before = names - 2 * ALIGNMENT  # the number of symbols is between
@@ -160,7 +169,7 @@ def _find_names(memory: GuestMemory, tokens: int) -> tuple[int, int, int]:
     data = memory.read(tokens - size, size)
     words = memoryview(data).cast("Q")
     counts = (at for at in reversed(range(len(words))) if MARKED < words[at] < SYMBOLS_MAX)
-    for at in islice(counts, CANDIDATES_MAX):
+    for at in islice(counts, COUNTS_MAX):
         count, start = words[at], (at + 1) * ALIGNMENT
         names = data[start:]
         positions = list(islice(_positions(names), count + 1))

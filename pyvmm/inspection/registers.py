@@ -98,7 +98,7 @@ class Registers:
             self.vcpu.set_xsave(bytes(self.piece(name)))
         else:
             setattr(self.vcpu, name, self.piece(name))
-        self._pieces.clear()  # one piece may show in another, as EFER does
+        self._pieces.clear()  # KVM may make something else of it, and of other pieces
 
     def msr(self, name: str) -> int:
         """A model-specific register. Raises HostError if this KVM has not got it."""

@@ -37,15 +37,22 @@ class Task(Value):
     name: str
 
 
-def read_tasks(kernel: GuestKernel, address: Callable[[str], int], btf: Btf) -> list[Task]:
+def read_tasks(
+    kernel: GuestKernel,
+    address: Callable[[str], int],
+    btf: Btf,
+    check: Callable[[], object] = lambda: None,
+) -> list[Task]:
     """All processes in the order in which they began; `address` is that of a symbol.
 
+    `check` is called for each and may raise to end it.
     Raises LookupError for a symbol or a member that this kernel does not have. Any thread.
     """
     reader = _Reader(kernel, address, btf)
     tasks: list[Task] = []
     try:
         for place in reader.places():
+            check()
             tasks.append(reader.task(place))
     except MemoryAccessError:  # the list is damaged from here on
         pass

@@ -9,7 +9,8 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from pyvmm.backends.terminal import COLUMNS, LEAVE, ROWS, SIZE, TYPED_MAX, EscapeParser, raw_mode
+from pyvmm.backends.monitorline import TYPED_MAX
+from pyvmm.backends.terminal import COLUMNS, LEAVE, ROWS, SIZE, EscapeParser, raw_mode
 from pyvmm.endpoint import Endpoint
 from pyvmm.errors import HostError
 from pyvmm.monitor.plain import PROMPT, PROMPT_OFF

@@ -30,12 +30,13 @@ from prompt_toolkit.output.vt100 import Vt100_Output
 from prompt_toolkit.renderer import print_formatted_text
 from prompt_toolkit.styles import Style
 
+from pyvmm.backends.terminal import FOCUS_IN, FOCUS_OUT
 from pyvmm.errors import PyvmmError
 from pyvmm.log import Log
 from pyvmm.loop import start_thread
 from pyvmm.machine import Machine
 from pyvmm.monitor.history import open_history
-from pyvmm.monitor.keys import FOCUS_IN, FOCUS_OUT, SocketInput
+from pyvmm.monitor.keys import SocketInput
 from pyvmm.monitor.plain import PROMPT, SIZE_MAX, Terminal
 from pyvmm.monitor.render import ERROR, PLAIN, Piece, render, safe
 from pyvmm.monitor.result import Live, Result
@@ -85,7 +86,6 @@ class Console:
                 complete_while_typing=False,
                 bottom_toolbar=toolbar.text,
                 style=STYLE,
-                interrupt_exception=Interrupted,
             )
             prompt.app.terminal_size_polling_interval = None
             self._greet()
@@ -109,7 +109,7 @@ class Console:
         self._input.renew()
         try:
             text = await prompt.prompt_async(set_exception_handler=False)
-        except Interrupted:
+        except KeyboardInterrupt:  # the key: it clears the line
             return
         finally:
             self._app = None
@@ -127,11 +127,14 @@ class Console:
         if isinstance(result, Live):
             await self._show_live(result)
         elif result is not None:
-            for style, text in [*render(result), (PLAIN, "\n")]:
-                for at in range(0, len(text), BLOCK):
-                    self._session.check()
-                    self._print([(style, text[at : at + BLOCK])], end="")
-                    await asyncio.sleep(0)
+            try:
+                for style, text in render(result):
+                    for at in range(0, len(text), BLOCK):
+                        self._session.check()
+                        self._print([(style, text[at : at + BLOCK])], end="")
+                        await asyncio.sleep(0)
+            finally:
+                self._print([])  # the end of the line
 
     async def _show_live(self, live: Live) -> None:
         """Show it in place until a key is pressed."""

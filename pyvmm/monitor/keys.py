@@ -22,7 +22,6 @@ from prompt_toolkit.keys import Keys
 
 CHUNK = 4096
 INPUT_MAX = 64 << 10  # bytes for one line; who sends more is no person
-FOCUS_IN, FOCUS_OUT = b"\x1b[I", b"\x1b[O"
 IN_BAND = re.compile(rb"\x1b\[(?:48;\d{1,6};\d{1,6}(?:;\d{0,6})*t|[IO])")
 PART = re.compile(rb"\x1b\[(?:4|48[;\d]{0,32})?\Z")  # of the above, the rest is to come
 
@@ -83,8 +82,13 @@ class SocketInput(Input):
         self._parser.feed(self._decode(IN_BAND.sub(b"", data)))
         if self._ready is not None:
             self._ready()
-        elif any(key.key == Keys.ControlC for key in self._keys):
-            self._keys.clear()
+        else:
+            self._look_for_interrupt()
+
+    def _look_for_interrupt(self) -> None:
+        keys = [key.key for key in self._keys]
+        if Keys.ControlC in keys:
+            del self._keys[: len(keys) - keys[::-1].index(Keys.ControlC)]
             self._on_interrupt()
 
     def _read(self) -> None:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pyvmm.machine import Machine
 
 log = Log(__name__)
+
 NAME_WORDS_MAX = 3  # of a command, as `info page tables`
 
 
@@ -93,13 +94,12 @@ class Session:
     def _unknown(self, name: str) -> str:
         first = name.split(" ")[0]
         group = [command for command in self.commands if command.startswith(f"{first} ")]
-        close = difflib.get_close_matches(name, self.commands, 1) or difflib.get_close_matches(
-            first, self.commands, 1
-        )
+        close = difflib.get_close_matches(name, self.commands, 1)
+        if group and (not close or name == first):
+            return f"There is no command {name!r}, but {', '.join(group)}"
+        close = close or difflib.get_close_matches(first, self.commands, 1)
         if close:
             return f"There is no command {name!r}; did you mean {close[0]!r}?"
-        if group:
-            return f"There is no command {name!r}, but {', '.join(group)}"
         return f"There is no command {name!r}; `help` lists those there are"
 
     def complete(self, text: str) -> tuple[int, list[str]]:

@@ -109,7 +109,7 @@ def commands(watch: Stopwatch) -> Mapping[str, Command]:
     @command("long")
     def long(session: Session) -> Result:
         "Show much."
-        return Lines("\n".join(f"line {number}" for number in range(20_000)))
+        return Lines("\n".join(f"line {number}" for number in range(100_000)))
 
     @command("pick", examples=["pick one 0 7"])
     def pick(

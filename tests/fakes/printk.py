@@ -108,7 +108,8 @@ class LinuxRam:
         kernel = self.image(KERNEL) & ~(2 * MIB - 1)
         physical = kernel - KERNEL_MAP + PHYS_BASE
         self._enter(root, levels, 1, kernel, physical | 0x83)
-        self._enter(root, levels, 1, kernel + 2 * MIB, physical + 2 * MIB | 0x83)
+        for offset in (2 * MIB, 4 * MIB):  # also the tables themselves
+            self._enter(root, levels, 1, kernel + offset, physical + offset | 0x83)
         for offset in range(0, 2 * MIB, PAGE):
             self._enter(root, levels, 0, DIRECT_MAP + offset, DATA + offset | 3)
 
@@ -148,30 +149,48 @@ class LinuxRam:
         self.symbols["prb"] = self.place(struct.pack("<Q", prb))
 
     def place_kallsyms(
-        self, symbols: Sequence[tuple[int, str]], percpu: Sequence[str] = ()
+        self,
+        symbols: Sequence[tuple[int, str]],
+        percpu: Sequence[str] = (),
+        *,
+        told: bool = True,
+        marker: str = "I",
+        order_of_6_4: bool = False,
     ) -> None:
         """The kernel's table of symbols, (address, name) ascending; names of one token each byte.
 
-        `percpu` are names that have no address of their own.
+        `percpu` are names that have no address of their own. `told` in the note, as from 6.0 on;
+        `marker` is Q before 4.20.
         """
         base = symbols[0][0]
         offsets = [8 * i for i in range(len(percpu))]
         offsets += [base - 1 - at if percpu else at - base for at, _ in symbols]
-        names = b""
+        names, positions = b"", []
         for name in [*(f"D{name}" for name in percpu), *(f"T{name}" for _, name in symbols)]:
             tokens = name.replace("sys_", "\x01").encode()
             size = len(tokens)
+            positions.append(len(names))
             names += bytes([size] if size < 128 else [size & 127 | 128, size >> 7]) + tokens
         table = [b"sys_" if i == 1 else bytes([i]) if i else b"" for i in range(256)]
         starts = [sum(len(t) + 1 for t in table[:i]) for i in range(256)]
         count = len(offsets)
-        self.symbols["kallsyms_offsets"] = self.place(struct.pack(f"<{count}i", *offsets))
-        self.symbols["kallsyms_relative_base"] = self.place(struct.pack("<Q", base))
-        self.symbols["kallsyms_num_syms"] = self.place(struct.pack("<I", count))
-        self.symbols["kallsyms_names"] = self.place(names)
-        tokens = b"".join(token + b"\0" for token in table)
-        self.symbols["kallsyms_token_table"] = self.place(tokens)
-        self.symbols["kallsyms_token_index"] = self.place(struct.pack("<256H", *starts))
+        addresses = {
+            "offsets": struct.pack(f"<{count}i", *offsets),
+            "relative_base": struct.pack("<Q", base),
+        }
+        marks = positions[::256]
+        parts = {
+            "num_syms": struct.pack("<I", count),
+            "names": names,
+            "markers": struct.pack(f"<{len(marks)}{marker}", *marks),
+            "token_table": b"".join(token + b"\0" for token in table),
+            "token_index": struct.pack("<256H", *starts),
+        }
+        parts = parts | addresses if order_of_6_4 else addresses | parts
+        for name, data in parts.items():
+            at = self.place(data)
+            if told and name != "markers":
+                self.symbols[f"kallsyms_{name}"] = at
 
     def note(self) -> bytes:
         """The VMCOREINFO note as it stands."""

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import termios
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -34,15 +35,22 @@ def complaint(done: subprocess.CompletedProcess[bytes]) -> str:
 
 
 class Running:
-    """A `pyvmm run` that is running; its output is read until what a test expects."""
+    """A `pyvmm run`, or another command; its output is read until what a test expects."""
 
-    def __init__(self, *args: str, terminal: bool = False, python: str = "", **options: Any):
+    def __init__(
+        self,
+        *args: str,
+        command: str = "run",
+        terminal: bool = False,
+        python: str = "",
+        **options: Any,
+    ):
         """Start it; `python` is run in its process before the command."""
         self.output_fd, theirs = os.openpty() if terminal else os.pipe()
         self.settings = termios.tcgetattr(theirs) if terminal else None
         code = f"import sys; from pyvmm import cli\n{python}\nsys.exit(cli.main(sys.argv[1:]))"
         self.process = subprocess.Popen(
-            [sys.executable, "-c", code, "run", *args],
+            [sys.executable, "-c", code, command, *args],
             stdin=theirs if terminal else subprocess.PIPE,
             stdout=theirs,
             stderr=theirs,
@@ -67,8 +75,10 @@ class Running:
 
     def expect(self, what: bytes) -> bytes:
         """Read until `what` has come after what was expected last; all up to it."""
+        deadline = time.monotonic() + PATIENCE
         while (at := self.output.find(what, self._seen)) < 0:
-            ready, _, _ = select.select([self.output_fd], [], [], PATIENCE)
+            left = max(deadline - time.monotonic(), 0)
+            ready, _, _ = select.select([self.output_fd], [], [], left)
             data = os.read(self.output_fd, 1 << 16) if ready else b""
             assert data, f"{what!r} did not come; the output is {self.output!r}"
             self.output += data

@@ -83,7 +83,7 @@ def test_the_escape_key_helps_and_passes_itself_on() -> None:
     with guest(program("serial")) as run:
         run.expect(b"ready")
         run.write(CTRL_A + b"h")
-        assert b"quit" in run.expect(b"send Ctrl-A to the guest")
+        assert b"quit" in run.expect(b"send Ctrl-A itself")
         run.write(CTRL_A + CTRL_A + b"y")
         run.expect(CTRL_A + b"y")
         run.write(b".")

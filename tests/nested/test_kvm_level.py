@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from rig import NestedHost
 
-FILES = ("debug", "exits", "guests", "interrupts", "memory_slots", "virtio")
+FILES = ("debug", "exits", "guests", "interrupts", "memory_slots", "paging", "virtio")
 
 
 @pytest.mark.parametrize("env", [{}, {"PYVMM_NO_FASTPATH": "1"}], ids=["fastpath", "no-fastpath"])

@@ -87,6 +87,18 @@ def test_the_readme_has_every_option_of_run(capsys: pytest.CaptureFixture[str]) 
     assert set(re.findall(option, " ".join(rows))) == known - {"-h"}
 
 
+def test_the_monitor_page_has_every_command() -> None:
+    from pyvmm.monitor.commands import TABLE
+
+    rows = re.findall(r"^\| (`.*?`) \| ", source("docs/monitor.md"), re.MULTILINE)
+    named = re.findall(r"`([^`]+)`", " ".join(rows))
+    assert [
+        name
+        for name in TABLE
+        if not any(re.match(rf"{re.escape(name)}(?![\w-])", usage) for usage in named)
+    ] == []
+
+
 def test_the_library_page_has_every_field_of_a_machine() -> None:
     rows = re.findall(r"^\| (`.*?`) \| ", source("docs/library.md"), re.MULTILINE)
     named = set(re.findall(r"`(\w+)`", " ".join(rows)))

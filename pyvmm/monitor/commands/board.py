@@ -8,6 +8,7 @@ from importlib import metadata
 
 from pyvmm.board import Board
 from pyvmm.boot.e820 import RAM, memory_map
+from pyvmm.bus import Device
 from pyvmm.diagnosis_spec import place_of
 from pyvmm.fastpath import enabled
 from pyvmm.inspection import chips, chips_spec, places, places_spec
@@ -21,6 +22,7 @@ from pyvmm.monitor.session import Session
 from pyvmm.monitor.units import size_text
 from pyvmm.pci.pci_spec import FUNCTIONS
 from pyvmm.virtio.pci import PciTransport
+from pyvmm.virtio.transport import RegisterTransport
 
 RANGE = ("from", "to", "size")
 
@@ -126,16 +128,14 @@ def info_devices(session: Session) -> Result:
     slots = {id(function): place for place, function in board.pci.functions.items()}
     own, functions = [], []
     for device in board.devices:
-        at = _claims(board, device.name)
-        lines = _lines(board, device.name)
+        what = device.device if isinstance(device, RegisterTransport) else device
+        row = (type(what).__name__, _claims(board, device.name), _lines(board, device))
         if isinstance(device, PciTransport):
             slot, number = divmod(slots[id(device.function)], FUNCTIONS)
-            name = f"  {slot:02x}.{number} {device.name}"
-            lines = "MSI-X" if device.msix.enabled else lines
-            functions.append((name, type(device.device).__name__, at, lines))
+            functions.append((f"  {slot:02x}.{number} {device.name}", *row))
         else:
-            own.append((device.name, type(device).__name__, at, lines))
-    rows = own + functions  # the PCI bus is the last of the chips
+            own.append((device.name, *row))
+    rows = own + functions  # the PCI bus is the last of its own
     return Table(("device", "type", "at", "interrupt"), rows)
 
 
@@ -149,8 +149,10 @@ def _claims(board: Board, name: str) -> str | None:
     return ", ".join(claims) or None
 
 
-def _lines(board: Board, name: str) -> str | None:
-    wired = (gsi for gsi, (_, names) in sorted(board.wired.items()) if name in names)
+def _lines(board: Board, device: Device) -> str | None:
+    if isinstance(device, PciTransport) and device.msix.enabled:
+        return "MSI-X"
+    wired = (gsi for gsi, (_, names) in sorted(board.wired.items()) if device.name in names)
     return ", ".join(f"GSI {gsi}" for gsi in wired) or None
 
 

@@ -1,4 +1,4 @@
-"""What a Linux guest's kernel keeps in its memory: symbols, stacks, log and tasks."""
+"""What a guest's kernel, if it is Linux, keeps in its memory: symbols, stacks, log and tasks."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from typing import Annotated, Any
 from pyvmm.errors import UsageError
 from pyvmm.inspection.backtrace import Frame, backtrace
 from pyvmm.inspection.log import LogLine
+from pyvmm.inspection.views import virtual_memory
 from pyvmm.monitor.command import command
-from pyvmm.monitor.kinds import Choice, Cpu, Path
+from pyvmm.monitor.commands.cpu import OptionalCpu
+from pyvmm.monitor.kinds import Choice, Path
 from pyvmm.monitor.result import Cell, Fields, Hex, Result, Table
 from pyvmm.monitor.session import Session
 from pyvmm.printable import printable
@@ -17,7 +19,7 @@ from pyvmm.printable import printable
 # Of printk, include/linux/kern_levels.h, 0 to 7; the names are those of dmesg(1).
 LEVELS = ("emerg", "alert", "crit", "err", "warn", "notice", "info", "debug")
 DEBUG = 7
-USER_RPL = 3  # SDM 3A §5.5: the privilege level of user mode
+USER_LEVEL = 3  # SDM 3A §5.5: the privilege level of user mode
 REGISTERS = "rip rsp rbp rax rbx rcx rdx rsi rdi r8 r9 r10 r11 r12 r13 r14 r15"
 
 
@@ -75,7 +77,7 @@ class LogText(Result):
 
     def __str__(self) -> str:
         return "\n".join(
-            prefix + printable(text)
+            printable(prefix + text)  # tabs count from the line's start
             for line in self.lines
             for prefix in ["" if line.timestamp_ns is None else f"[{_seconds(line.timestamp_ns)}] "]
             for text in line.text.split("\n")
@@ -123,25 +125,26 @@ def symbols_export(session: Session, file: Path) -> None:
 
 
 @command("backtrace", examples=["backtrace", "backtrace 1"])
-def backtrace_(session: Session, cpu: Cpu | None = None) -> Result:
-    """Show who called whom on a vCPU that runs a Linux kernel, innermost first.
+def backtrace_(session: Session, cpu: OptionalCpu = None) -> Result:
+    """Show who called whom on a vCPU, innermost first.
 
-    By the kernel's ORC tables, else by frame pointers. A frame after a ? is a guess: an address on
-    the stack that may be left from an earlier call.
+    By the ORC tables of a Linux kernel that has them, else by frame pointers. A frame after a ? is
+    a guess: an address on the stack that may be left from an earlier call.
     """
-    machine = session.machine
+    machine, symbols = session.machine, session.symbols
+    cpu = session.cpu if cpu is None else cpu
     with machine.paused():
-        vcpu = machine.board.vcpus[session.cpu if cpu is None else cpu]
-        regs, user = vcpu.regs, vcpu.sregs.cs.dpl == USER_RPL
+        regs, sregs = machine.vcpus[cpu].regs, machine.vcpus[cpu].sregs
         registers = {name: int(getattr(regs, name)) for name in REGISTERS.split()}
-        table = machine.guest.symbols
-        frames = backtrace(machine.guest.kernel, table, registers, user=user)
-        return Frames(
-            [
-                (frame, _printable(table.lookup(frame.address, behind_call=frame.behind_call)))
-                for frame in frames
-            ]
-        )
+        kernel = machine.guest.kernel if machine.guest.found else None
+        memory, user = virtual_memory(machine, cpu), sregs.cs.dpl == USER_LEVEL
+        frames = backtrace(memory, kernel, symbols, registers, user=user)
+    return Frames(
+        [
+            (frame, _printable(symbols.lookup(frame.address, behind_call=frame.behind_call)))
+            for frame in frames
+        ]
+    )
 
 
 def _printable(name: str | None) -> str | None:
@@ -170,7 +173,7 @@ def ps(session: Session) -> Result:
     kernel must have type information (CONFIG_DEBUG_INFO_BTF).
     """
     with session.machine.paused():
-        tasks = session.machine.guest.tasks
+        tasks = session.machine.guest.read_tasks(session.check)
     rows: list[list[Cell]] = []
     for task in tasks:
         name = printable(task.name)

@@ -167,7 +167,7 @@ def info_page_tables(session: Session, address: Address) -> Result:
     machine = session.machine
     with machine.paused():
         memory = virtual_memory(machine, session.cpu)
-    walk = memory.walk(address)
+        walk = memory.walk(address)
     rows = [(s.level, Hex(s.address), Hex(s.entry), " ".join(s.flags)) for s in walk.steps]
     end: dict[str, Cell] = {"problem": walk.problem}
     if walk.physical is not None:
@@ -270,10 +270,9 @@ def _find(session: Session, memory: GuestMemory, what: Search) -> Iterator[int]:
         end = min(start + size, low + length)
         for at in range(max(start, low), end, MIB):
             session.check()
+            # No match is in two pieces, nor missed between them.
             chunk = memory.read(at, min(MIB + what.length - 1, end - at))
-            for match in what.pattern.finditer(chunk):
-                if match.start() < MIB:
-                    yield at + match.start()
+            yield from (at + match.start() for match in what.pattern.finditer(chunk))
 
 
 def _context(memory: GuestMemory, at: int) -> tuple[str, str]:
