@@ -73,7 +73,7 @@ class Connection:
                     self._take(item)
                 case packets.Interrupt():
                     self._stub.interrupt()
-                case packets.Refused():
+                case packets.Refused() if self._stub.acks:  # gdb says so after 2 s, whatever is on
                     self._client.sendall(self._last)
                 case packets.Broken() if self._stub.acks:
                     self._client.sendall(packets.NAK)

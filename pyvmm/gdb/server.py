@@ -6,6 +6,7 @@ import socket
 import threading
 
 from pyvmm.endpoint import Endpoint, Server, parse_endpoint
+from pyvmm.errors import UsageError
 from pyvmm.gdb.connection import Connection
 from pyvmm.log import Log
 from pyvmm.machine import Machine
@@ -21,7 +22,10 @@ def parse_gdb_endpoint(text: str) -> Endpoint:
     Raises UsageError.
     """
     known = text.startswith(("unix:", "tcp:"))
-    return parse_endpoint(text if known else f"tcp:{text}", "--gdb")
+    try:
+        return parse_endpoint(text if known else f"tcp:{text}", "--gdb")
+    except UsageError:
+        raise UsageError(f"--gdb must be [HOST:]PORT or unix:PATH, not {text!r}") from None
 
 
 def open_server(machine: Machine, endpoint: Endpoint) -> Server:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pyvmm.machine import Machine
 
 log = Log(__name__)
+
 NAME_WORDS_MAX = 3  # of a command, as `info page tables`
 
 

@@ -6,10 +6,12 @@ import pytest
 from conftest import SOFTWARE_KVM, TIMEOUT, machine
 from debugging import Stops, symbol, unstarted
 
-from pyvmm import Machine
+from pyvmm import Machine, debugger, events
+from pyvmm import debug_spec as spec
 from pyvmm.breakpoints import ACCESS, BREAK, HARDWARE_BREAK, WRITE, int3_can_be_caught
 from pyvmm.debugger import BREAKPOINT, STEP, WATCHPOINT, Stop
 from pyvmm.errors import HostError, UnmappedError, UsageError
+from pyvmm.kvm import exits
 
 no_watchpoints = pytest.mark.skipif(SOFTWARE_KVM, reason="a software KVM has no watchpoints")
 no_int3 = pytest.mark.skipif(SOFTWARE_KVM, reason="a software KVM has no int3 in kernel mode")
@@ -204,6 +206,100 @@ def test_a_fifth_breakpoint_is_an_int3_or_a_clear_error() -> None:
         assert vm.memory.read(tick, 1) == before
 
 
+@pytest.fixture
+def int3(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have int3 written also where this KVM cannot catch it: these tests seldom execute one."""
+    monkeypatch.setattr(debugger, "int3_can_be_caught", lambda: True)
+
+
+def use_up_registers(vm: Machine) -> None:
+    for away in range(spec.REGISTERS):
+        vm.debugger.insert(HARDWARE_BREAK, symbol("halt_here") + away)
+
+
+def test_int3_is_hidden_and_leaves_nothing_behind(int3: None) -> None:
+    with machine("debug", "count", cpus=2) as vm:
+        vm.pause()
+        use_up_registers(vm)
+        string = symbol("string")
+        before = vm.memory.read(string - 2, 4)
+        points = [vm.debugger.insert(BREAK, string), vm.debugger.insert(BREAK, string, cpu=1)]
+        assert vm.memory.read(string, 1) == spec.INT3
+        assert vm.debugger.read(0, string - 2, 4) == before
+        vm.debugger.remove(points[0])
+        assert vm.memory.read(string, 1) == spec.INT3
+        vm.debugger.write(0, string - 1, b"\x90\x91\x92")
+        assert vm.memory.read(string, 1) == spec.INT3
+        assert vm.debugger.read(1, string - 1, 3) == b"\x90\x91\x92"
+        vm.debugger.remove(points[1])
+        assert vm.memory.read(string - 1, 3) == b"\x90\x91\x92"
+
+
+def test_int3_moves_to_a_register_that_becomes_free(int3: None) -> None:
+    with machine("debug", "count") as vm:
+        vm.pause()
+        string = symbol("string")
+        before = vm.memory.read(string, 1)
+        vm.debugger.insert(BREAK, string)
+        use_up_registers(vm)
+        assert vm.memory.read(string, 1) == spec.INT3
+        vm.debugger.remove(vm.debugger.points[-1])
+        assert vm.memory.read(string, 1) == before
+
+
+def test_what_the_guest_puts_over_an_int3_stays(int3: None) -> None:
+    with machine("debug", "count") as vm:
+        vm.pause()
+        use_up_registers(vm)
+        point = vm.debugger.insert(BREAK, symbol("string"))
+        vm.memory.write(symbol("string"), b"\x90")
+        vm.debugger.remove(point)
+        assert vm.memory.read(symbol("string"), 1) == b"\x90"
+
+
+def test_int3_outlives_a_reset_only_where_its_code_does(
+    int3: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    with machine("debug", "count", no_reboot=False) as vm:
+        vm.pause()
+        use_up_registers(vm)
+        restarted = Stops(vm, events.Restarted)  # told after the debugger
+        kept = vm.debugger.insert(BREAK, symbol("string"))
+        lost = vm.debugger.insert(BREAK, TRAMPOLINE)  # where a start leaves zeros
+        vm.debugger.write(0, TRAMPOLINE, b"\x90")
+        vm.reset()
+        restarted.wait()
+        assert vm.memory.read(symbol("string"), 1) == spec.INT3
+        assert vm.memory.read(TRAMPOLINE, 1) == b"\0"
+        assert kept in vm.debugger.points
+        assert lost not in vm.debugger.points
+        assert "is gone" in caplog.text
+
+
+def test_going_past_an_int3_puts_it_back(int3: None) -> None:
+    with machine("debug", "count") as vm:
+        stops, tick = Stops(vm), symbol("tick")
+        met = vm.debugger.insert(BREAK, tick)
+        stops.wait()
+        vm.debugger.remove(met)
+        use_up_registers(vm)
+        vm.debugger.insert(BREAK, tick)
+        ticks = vm.memory.u64(symbol("ticks"))
+        ended = Stops(vm, events.Ended)
+        with vm.paused():  # as if it had met the int3 here
+            vm.resume()
+            vm.debugger.take(vm.vcpus[0], exits.Debug(spec.BP_VECTOR, tick, 0, 0))
+        stops.wait()
+        assert vm.debugger.stop == Stop(0, BREAKPOINT, tick)
+        vm.resume()
+        if int3_can_be_caught():
+            stops.wait()
+            assert vm.debugger.stop == Stop(0, BREAKPOINT, tick)
+        else:
+            ended.wait()  # of the int3, which is there again
+        assert vm.memory.u64(symbol("ticks")) == ticks + 1
+
+
 def test_what_needs_debug_registers_takes_no_more_than_there_are() -> None:
     with machine("debug", "count") as vm:
         vm.debugger.insert(WRITE, 0x1001, 15)  # of 1, 2, 4 and 8 bytes
@@ -246,3 +342,40 @@ def test_memory_is_that_of_the_cpu_s_own_mode() -> None:
 def test_only_a_machine_that_stands_still_can_take_a_step() -> None:
     with machine("debug", "count") as vm, pytest.raises(UsageError, match="must be stopped"):
         vm.debugger.step(0)
+
+
+def test_a_step_that_ends_after_another_stop_is_not_the_guest_s() -> None:
+    with machine("debug", "count") as vm:  # which would die of an exception
+        vcpu = vm.board.vcpus[0]
+        with vm.paused():
+            vm.debugger.resume([0])
+            assert vm.debugger.prepare(vcpu)
+            vm.pause()
+            vm.debugger.take(vcpu, exits.Debug(spec.DB_VECTOR, rip(vm), spec.DR6_STEP, 0))
+        stops = Stops(vm)
+        vm.debugger.insert(BREAK, symbol("tick"))
+        vm.resume()
+        stops.wait()
+        assert vm.debugger.stop == Stop(0, BREAKPOINT, symbol("tick"))
+
+
+def test_the_monitor_has_commands_for_it() -> None:
+    with unstarted("count") as vm:
+        stops = Stops(vm)
+        assert vm.command("break tick").data == {"number": 1, "at": symbol("tick")}  # type: ignore[union-attr]
+        vm.start()
+        stops.wait()
+        assert "breakpoint" in str(vm.command("info status"))
+        shown = str(vm.command("info breakpoints")).splitlines()
+        assert shown[1].split()[:2] == ["1", "break"]
+        assert "debug register" in shown[1]
+        assert "tick" in shown[1]
+        vm.command("step 0 3")
+        assert symbol("tick") < rip(vm)
+        with pytest.raises(UsageError, match="no breakpoint 2"):
+            vm.command("delete 2")
+        vm.command("delete 1")
+        assert not vm.debugger.points
+        vm.command("watchpoint ticks 8 access")
+        vm.command("delete")
+        assert not vm.debugger.points

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
+from command import COMMAND, pyvmm
 from conftest import SOFTWARE_KVM, TIMEOUT, program
 from debugging import debugged, serving, symbol, unstarted
 
@@ -120,3 +122,30 @@ def test_a_guest_s_end_is_told(tmp_path: Path) -> None:
     with unstarted("step") as vm, serving(vm, path):
         vm.start(paused=True)
         assert "exited with code 041" in gdb(path, "continue")
+
+
+@needs_gdb
+def test_a_machine_can_wait_for_gdb_before_its_first_instruction(tmp_path: Path) -> None:
+    path = tmp_path / "gdb"
+    options = ("--append", "count", "--memory", "16M", "--gdb", f"unix:{path}", "-S")
+    with subprocess.Popen(
+        [*COMMAND, "run", program("debug"), *options], stdin=subprocess.DEVNULL
+    ) as process:
+        wait_for(path)
+        said = gdb(path, "print/x $pc", "kill")
+        assert f"$1 = {symbol('_start'):#x}" in said
+        assert process.wait(TIMEOUT) == 0
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("where", ["0", "70000", "unix:", "host:port", "1234x"])
+def test_where_gdb_connects_must_be_a_port_or_a_path(where: str) -> None:
+    done = pyvmm("run", "--gdb", where)
+    assert done.returncode == 2
+    assert b"--gdb must be [HOST:]PORT or unix:PATH" in done.stderr
+
+
+def wait_for(path: Path) -> None:
+    deadline = time.monotonic() + TIMEOUT
+    while not path.exists():
+        assert time.monotonic() < deadline

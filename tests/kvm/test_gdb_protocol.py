@@ -81,6 +81,13 @@ def test_acknowledgements_and_repeats(tmp_path: Path) -> None:
         client.close()
 
 
+def test_without_acknowledgements_nothing_is_repeated(tmp_path: Path) -> None:
+    path = tmp_path / "gdb"
+    with debugged(path, "count"), raw(path) as client:
+        client.send(b"-+-" + packet(b"qC"))
+        client.expect(encode(b"QC1"))
+
+
 def test_an_interrupt_stops_a_guest_that_runs(tmp_path: Path) -> None:
     path = tmp_path / "gdb"
     with debugged(path, "count") as vm, raw(path) as client:
@@ -171,14 +178,15 @@ def test_rubbish_is_answered_and_does_no_harm(
 def test_a_client_that_vanishes_leaves_no_breakpoint(tmp_path: Path) -> None:
     path = tmp_path / "gdb"
     with debugged(path, "count") as vm:
+        resumed = Stops(vm, events.Resumed)
         for _ in range(3):
             with raw(path) as client:
                 assert client.ask(b"Z0,%x,1" % symbol("tick")) == b"OK"
                 client.send(packet(b"c"))
                 client.expect(encode(b"T05thread:1;"))
-        stops = Stops(vm, events.Resumed)
-        stops.wait()
-        assert not vm.debugger.points
+            resumed.wait()  # by it
+            resumed.wait()  # once it is gone
+            assert not vm.debugger.points
 
 
 def test_there_is_one_client_at_a_time(tmp_path: Path) -> None:

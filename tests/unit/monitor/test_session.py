@@ -141,7 +141,7 @@ def test_help_shows_examples_and_groups(session: TestSession) -> None:
 @pytest.mark.parametrize(
     ("text", "start", "words"),
     [
-        ("wa", 0, ["watch", "wait"]),
+        ("wa", 0, ["watch", "watchpoint", "wait"]),
         ("info st", 0, ["info status"]),
         ("pick ", 5, ["one", "two", "0", "1"]),
         ("pick t", 5, ["two"]),
