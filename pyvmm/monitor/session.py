@@ -92,12 +92,13 @@ class Session:
         raise UsageError(self._unknown(" ".join(words[:2])))
 
     def _unknown(self, name: str) -> str:
-        first = name.split(" ")[0]
-        group = [command for command in self.commands if command.startswith(f"{first} ")]
+        group = [command for command in self.commands if command.startswith(f"{name} ")]
+        if name and group:
+            return f"There is no command {name!r}, but {', '.join(group)}"
         close = difflib.get_close_matches(name, self.commands, 1) or difflib.get_close_matches(
-            first, self.commands, 1
+            name.partition(" ")[0], self.commands, 1
         )
-        if close and not (group and name == first):
+        if close:
             return f"There is no command {name!r}; did you mean {close[0]!r}?"
         return f"There is no command {name!r}; `help` lists those there are"
 

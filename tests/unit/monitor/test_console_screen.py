@@ -98,8 +98,8 @@ def test_an_error_is_one_red_line(screen: Shown) -> None:
 
 
 def test_tab_completes_and_offers(screen: Shown) -> None:
-    screen.type("inf\t")
-    screen.until_shown("(pyvmm) info status")
+    screen.type("powe\t")
+    screen.until_shown("(pyvmm) powerdown")
     screen.type(CTRL_U + "wa\t")
     screen.until_shown("Wait until it is interrupted.")
     assert any("Show what a command shows again" in line for line in screen.lines)
@@ -174,11 +174,11 @@ def test_pasted_lines_are_all_run(screen: Shown, machine: FakeMachine) -> None:
 
 
 def test_a_new_size_is_taken_between_keys(screen: Shown) -> None:
-    screen.type("in")
+    screen.type("po")
     for part in ("\x1b[48;10;", "40;0;0", "t"):
         screen.type(part)
-    screen.type("fo\t")
-    screen.until_shown("(pyvmm) info status")
+    screen.type("we\t")
+    screen.until_shown("(pyvmm) powerdown")
     assert "48;10" not in "".join(screen.lines)
     screen.until(lambda lines: lines[-1] == TOOLBAR[:40].rstrip())
 
