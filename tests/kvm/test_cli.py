@@ -161,8 +161,8 @@ def test_options_win_over_the_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        ("", "The command must be run or doctor or inspect"),
-        ("frobnicate", "must be run or doctor or inspect, not 'frobnicate'"),
+        ("", "The command must be run or ps or"),
+        ("frobnicate", "or doctor or inspect, not 'frobnicate'"),
         ("run --frobnicate", "--frobnicate"),
         ("run --memory 0", "at least 1M"),
         ("run --memory 1", "at least 1M"),

@@ -73,6 +73,7 @@ for name, ctype in STRUCTURES.items():
 # What needs no descriptor, and so may be called on a closed handle.
 HARMLESS = {"close", "capabilities", "require", "run", "describe", "answer", "kick"}
 HARMLESS |= {"exit_counts", "answered_counts", "last_exits", "enter_thread", "leave_thread"}
+HARMLESS |= {"places", "trace"}
 
 
 def closed_is_refused(call: Callable[[], object]) -> None:

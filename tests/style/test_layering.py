@@ -41,6 +41,7 @@ TOP = {
     "__init__",
     "__main__",
     "machine",
+    "lifecycle",
     "board",
     "cli",
     "monitor",
