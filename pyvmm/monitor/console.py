@@ -31,6 +31,7 @@ from prompt_toolkit.renderer import print_formatted_text
 from prompt_toolkit.styles import Style
 
 from pyvmm.backends.terminal import FOCUS_IN, FOCUS_OUT
+from pyvmm.diagnosis import headline
 from pyvmm.errors import PyvmmError
 from pyvmm.log import Log
 from pyvmm.loop import start_thread
@@ -68,7 +69,7 @@ class Console:
         """Serve until the user leaves, the client goes, or the machine ends."""
         asyncio.run(self._run())
         if self._machine.end is not None:
-            self._print([(PLAIN, f"The machine has ended: {safe(repr(self._machine.end))}")])
+            self._print([(PLAIN, headline(self._machine.end))])
 
     async def _run(self) -> None:
         asyncio.get_running_loop().set_exception_handler(_log_mistake)

@@ -84,10 +84,10 @@ def test_nohup_is_respected() -> None:
 @pytest.mark.parametrize("number", [SIGINT, SIGTERM, SIGHUP])
 def test_a_signal_before_the_guest_runs_ends_it_quietly(number: int) -> None:
     stuck = """
-from pyvmm import machine
+from pyvmm import lifecycle
 import os, signal
 def board(*_): os.write(1, b"opening"); signal.pause()
-machine.Board = board
+lifecycle.Board = board
 """
     with Running(python=stuck) as run:
         run.expect(b"opening")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pyvmm.diagnosis import headline
 from pyvmm.monitor.command import command
 from pyvmm.monitor.result import Cell, Fields, Result
 from pyvmm.monitor.session import Session
@@ -15,7 +16,7 @@ def info_status(session: Session) -> Result:
     if machine.stopped_by:
         fields["stopped by"] = machine.stopped_by
     if machine.end is not None:
-        fields["end"] = repr(machine.end)
+        fields["end"] = headline(machine.end)
     return Fields(fields)
 
 

@@ -239,7 +239,7 @@ def test_the_end_of_the_machine_is_said(
         screen.until_shown("shown:")
     machine.finish()
     screen.shut_input()
-    assert "The machine has ended: PoweredOff()" in screen.rest()
+    assert "The guest powered itself off" in screen.rest()
     screen.close()
 
 
