@@ -146,7 +146,7 @@ class BackEnd:
     peer: str
     address: str = ""  # by DHCP if there is none
     around: Callable[[NestedHost], AbstractContextManager[None]] = lambda host: nullcontext()
-    mib: int = 128  # that the tests send
+    mib: int = 512  # that the tests send, and receive
     env: Mapping[str, str] = field(default_factory=dict)
 
     def configure(self, guest: Process) -> None:
@@ -165,12 +165,13 @@ def tap(vhost: str, number: int = 2) -> str:
 
 BACK_ENDS = {
     "user": BackEnd("user", "10.0.2.2"),
-    "tap-vhost": BackEnd(tap("on"), BRIDGE_ADDRESS, "10.9.0.2/24", bridge, mib=1024),
-    "tap": BackEnd(tap("off"), BRIDGE_ADDRESS, "10.9.0.2/24", bridge, mib=512),
+    "tap-vhost": BackEnd(tap("on"), BRIDGE_ADDRESS, "10.9.0.2/24", bridge),
+    "tap": BackEnd(tap("off"), BRIDGE_ADDRESS, "10.9.0.2/24", bridge),
     "tap-no-fastpath": BackEnd(
-        tap("off"), BRIDGE_ADDRESS, "10.9.0.2/24", bridge, env={"PYVMM_NO_FASTPATH": "1"}
+        tap("off"), BRIDGE_ADDRESS, "10.9.0.2/24", bridge, mib=64, env={"PYVMM_NO_FASTPATH": "1"}
     ),
-    "passt": BackEnd("stream,path=/tmp/passt.sock", OUTSIDE_ROUTER, around=passt),
+    # A stream's data is counted in test_the_link_follows_the_peer.
+    "passt": BackEnd("stream,path=/tmp/passt.sock", OUTSIDE_ROUTER, around=passt, mib=64),
 }
 
 

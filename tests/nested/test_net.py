@@ -94,11 +94,12 @@ def test_two_guests_on_a_bridge_reach_one_another(nested_host: NestedHost) -> No
 
 
 def test_the_link_follows_the_peer(nested_host: NestedHost) -> None:
-    with booted(nested_host, f"stream,path={LINK},server=on,mac=02:00:00:00:00:02") as one:
+    link = f"stream,path={LINK},mtu={JUMBO}"
+    with booted(nested_host, f"{link},server=on,mac=02:00:00:00:00:02") as one:
         told(one, "ip link set eth0 up; ip addr add 10.9.0.2/24 dev eth0")
         wait_until(one, f"grep -q 0 {CARRIER}")
-        for mib in (128, 4):
-            with booted(nested_host, f"stream,path={LINK},mac=02:00:00:00:00:03") as two:
+        for mib in (512, 4):
+            with booted(nested_host, f"{link},mac=02:00:00:00:00:03") as two:
                 wait_until(one, f"grep -q 1 {CARRIER}")
                 told(two, "ip link set eth0 up; ip addr add 10.9.0.3/24 dev eth0")
                 ping(one, "10.9.0.3")

@@ -132,7 +132,8 @@ def test_shares_are_written_unless_they_are_read_only(nested_host: NestedHost) -
 def test_the_death_of_virtiofsd_is_reported(nested_host: NestedHost) -> None:
     process = nested_host.spawn([*PYVMM, "--rootfs", ROOT, "--", "sh", "-c", "echo ready; read x"])
     process.expect(rb"ready\r*\n", BOOT_TIMEOUT)
-    status, said = nested_host.run(["busybox", "pkill", "-KILL", "virtiofsd"])
+    kill = "for one in $(grep -lx virtiofsd /proc/[0-9]*/comm | cut -d/ -f3); do kill -9 $one; done"
+    status, said = nested_host.run(["sh", "-c", kill])
     assert status == 0, said
     process.expect(rb"root: .*virtiofsd.*, and with it all that the guest had open")
     process.send_signal(signal.SIGINT)
