@@ -29,6 +29,7 @@ ROUND_TRIPS = 2000
 STREAM_PORT, PORTS = 5201, {"TCP": 5202, "UDP": 5203}
 TAP, TAP_ADDRESS = "bench0", "10.9.0.1/24"
 MIB, GIB = 1 << 20, 1 << 30
+MAC = "02:00:00:00:00:02"  # of either guest, for the nested host remembers whose its address is
 INITRD = COPY / "net-initrd.img"
 PINGPONG = COPY / "pingpong"
 # The guest's part; the Debian disk is vda, and the address an option of the kernel's command line.
@@ -87,11 +88,17 @@ def subjects(network: str) -> list[Subject]:
     ours, theirs, (address, _) = NETWORKS[network]
     append = f"{disk.APPEND} address={address} run=/bench"
     start = ("--initrd", str(INITRD), "--append", append)
-    first = pyvmm(disk.KERNEL, *start, "--disk", f"{disk.DEBIAN},ro", "--net", ours)
+    disk_option = ("--disk", f"{disk.DEBIAN},ro")
+    first = pyvmm(disk.KERNEL, *start, *disk_option, "--net", f"{ours},mac={MAC}")
     first.env = {"PYTHONPYCACHEPREFIX": ""}  # beside the copy, where they were compiled to
     drive = f"id=debian,if=none,format=raw,readonly=on,file={disk.DEBIAN}"
     options = ("-drive", drive, "-device", "virtio-blk-pci,drive=debian")
-    options += ("-netdev", f"{theirs},id=net", "-device", "virtio-net-pci,netdev=net,romfile=")
+    options += (
+        "-netdev",
+        f"{theirs},id=net",
+        "-device",
+        f"virtio-net-pci,netdev=net,romfile=,mac={MAC}",
+    )
     start = ("-initrd", str(INITRD), "-append", append)
     second = qemu("q35", disk.KERNEL, *start, *options, cpu=("-cpu", "host"))
     second.name = "QEMU"
