@@ -7,7 +7,7 @@
 
 PYTHON3 ?= python3
 PYTHON := .venv/bin/python
-PYTEST := $(PYTHON) -m pytest
+PYTEST := $(PYTHON) -m pytest --instafail --durations=10
 STAMPS := build/stamps
 NATIVE_SOURCES := setup.py $(wildcard csrc/*.c csrc/*.h csrc/guest/*.c pyvmm/kvm/_*.py pyvmm/kvm/_*.h) \
 	pyvmm/backends/_slirp_build.py
@@ -76,7 +76,7 @@ test-kvm-slow: build guests
 	PYVMM_NO_FASTPATH=1 $(PYTEST) tests/kvm
 
 test-nested: build guests
-	$(PYTEST) tests/nested
+	$(PYTEST) --maxfail=5 tests/nested
 
 lint: $(STAMPS)/venv
 	$(PYTHON) -m ruff check .

@@ -19,3 +19,10 @@ def nested_host() -> Iterator[rig.NestedHost]:
             pytest.skip(f"the nested host needs {command}")
     with rig.start() as host:
         yield host
+
+
+@pytest.fixture(autouse=True)
+def nothing_left(nested_host: rig.NestedHost) -> Iterator[None]:
+    """A guest that a failed test leaves running does not slow the next down."""
+    with nested_host.nothing_left():
+        yield

@@ -18,8 +18,8 @@ TOOLS = (
     "for folder in proc sys dev tmp; do mount --bind /$folder /mnt/$folder; done"
 )
 PROMPT = rb"guest# "
-BOOT_TIMEOUT = 300.0  # seconds; five to ten when nothing else runs
-LOGIN_TIMEOUT = 600.0  # thirty when nothing else runs
+BOOT_TIMEOUT = 180.0  # seconds; five to ten when nothing else runs
+LOGIN_TIMEOUT = 300.0  # thirty when nothing else runs
 
 
 def start(

@@ -13,7 +13,7 @@ from rig import NestedHost, Process
 
 MIB = 1 << 20
 BRIDGE, BRIDGE_ADDRESS, BRIDGE_ADDRESS_6 = "br0", "10.9.0.1", "fd09::1"
-TRANSFER_TIMEOUT = 600.0  # seconds
+TRANSFER_TIMEOUT = 300.0  # seconds
 RESULT = rb"^(\d+) bytes, SHA-256 (\w{64})\r*$"
 CURL = "chroot /mnt /usr/bin/curl --silent --show-error --fail --max-time 120"
 ETHTOOL = "chroot /mnt /sbin/ethtool"

@@ -21,7 +21,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
@@ -189,6 +190,15 @@ class NestedHost:
         process.close_input()
         status = process.wait(timeout)
         return status, process.output.decode(errors="replace")
+
+    @contextmanager
+    def nothing_left(self) -> Iterator[None]:
+        """Kill at the end what was started meanwhile and has not ended."""
+        before = self._started
+        yield
+        for number in range(before + 1, self._started + 1):
+            if self._processes[number].status is None:
+                self._processes[number].send_signal(signal.SIGKILL)
 
     def send(self, kind: Kind, number: int, payload: bytes = b"") -> None:
         """Send the agent a frame."""

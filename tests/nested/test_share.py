@@ -13,7 +13,7 @@ from rig import NestedHost, Process
 
 DEBIAN = "/dev/vdb"  # of the nested host: build/guests/debian.img, with writes that are lost
 ROOT = "/tmp/root"
-LOGIN_TIMEOUT = 600.0  # seconds; thirty when nothing else runs
+LOGIN_TIMEOUT = 300.0  # seconds; thirty when nothing else runs
 PYVMM = ("python3", "-m", "pyvmm", "run", f"{GUESTS}/vmlinuz-cloud")
 
 

@@ -24,7 +24,7 @@ SCRIPT = "/tmp/peer.img"  # the same as a disk of the guest's
 SOCKET = "/tmp/v.sock"
 CID, HOST_CID = 3, 2
 MIB, MANY = 16, 1000
-TIMEOUT = 600.0  # seconds
+TIMEOUT = 300.0  # seconds
 
 
 @dataclass
