@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pyvmm.backends import slirp, slirp_spec
+from pyvmm.backends import libslirp, slirp_spec
 from pyvmm.backends.slirp import Slirp
 from pyvmm.backends.slirp_options import Forward, parse_subnet
 from pyvmm.errors import HostError
@@ -52,7 +52,7 @@ NEIGHBOUR = bytes([136, 0, 0, 0, 0x60, 0, 0, 0]) + OWN6 + bytes([2, 1]) + MAC
 
 def load() -> bool:
     try:
-        slirp._load()
+        libslirp._load()
     except HostError:
         return False
     return True
@@ -380,7 +380,7 @@ def test_what_comes_while_the_guest_has_no_room_waits_in_order(guest: EthernetGu
 def test_a_guest_that_never_has_room_makes_the_host_keep_only_so_much(
     guest: EthernetGuest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(slirp, "KEPT_MAX", 4096)
+    monkeypatch.setattr(libslirp, "KEPT_MAX", 4096)
     guest.make_room(0)
     for _ in range(20):
         guest.send(*[arp(1, guest.address, HOST)] * 20)
