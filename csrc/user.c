@@ -44,7 +44,6 @@ struct pv_user_state {
     uint8_t gathered[FRAME_MAX];
     uint64_t unshown; /* bytes in receive buffers that the driver was not shown yet */
     struct kept *kept, **last;
-    uint64_t kept_size;
     struct socket *sockets; /* by descriptor */
     int socket_count;
 };
@@ -101,7 +100,7 @@ static void keep(struct pv_user *user, const void *frame, uint32_t length)
     struct pv_user_state *state = user->state;
     struct kept *kept = NULL;
 
-    if (state->kept_size + length <= user->kept_max)
+    if (length <= user->kept_max - user->kept)
         kept = malloc(sizeof(*kept) + length);
     if (!kept)
         return; /* TCP sends it again */
@@ -110,17 +109,18 @@ static void keep(struct pv_user *user, const void *frame, uint32_t length)
     memcpy(kept->frame, frame, length);
     *state->last = kept;
     state->last = &kept->next;
-    state->kept_size += length;
+    user->kept += length;
 }
 
-static void drop_first(struct pv_user_state *state)
+static void drop_first(struct pv_user *user)
 {
+    struct pv_user_state *state = user->state;
     struct kept *first = state->kept;
 
     state->kept = first->next;
     if (!state->kept)
         state->last = &state->kept;
-    state->kept_size -= first->length;
+    user->kept -= first->length;
     free(first);
 }
 
@@ -324,12 +324,11 @@ void pv_user_turn(struct pv_user *user)
     if (pair && pair->receive.ring)
         pv_queue_suppress(pair->receive.ring);
     while (state->kept && give(user, state->kept->frame, state->kept->length))
-        drop_first(state);
+        drop_first(user);
     if (pair && pair->transmit.ring && !pair->broken)
         transmit(user);
     serve_sockets(user);
     watch_sockets(user);
-    user->stalled = state->kept != NULL;
     state->unshown = 0;
     if (pair && pair->receive.ring)
         pv_show(pair, &pair->receive);
@@ -360,7 +359,7 @@ void pv_user_close(struct pv_user *user)
     if (!user->state)
         return;
     while (user->state->kept)
-        drop_first(user->state);
+        drop_first(user);
     free(user->state->sockets);
     free(user->state);
     user->state = NULL;

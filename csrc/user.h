@@ -19,12 +19,12 @@ struct pv_user {
     uint32_t from_driver, to_driver; /* most bytes of a frame without its header; the first at most
                                         FRAME_MAX */
 
-    struct pv_pair *pair;        /* as attached; NULL: the device has no driver */
-    uint32_t timeout;            /* milliseconds until pv_user_turn is due again, at most */
-    int stalled;                 /* frames wait for room, and the sockets until those are gone */
-    uint64_t dropped;            /* frames that came while there was no driver */
-    uint8_t bad_header[12];      /* of the last frame that was invalid, as far as it goes */
-    uint64_t bad_length;         /* that frame's, with its header */
+    struct pv_pair *pair;   /* as attached; NULL: the device has no driver */
+    uint32_t timeout;       /* milliseconds until pv_user_turn is due again, at most */
+    uint32_t kept;          /* bytes of frames that wait for room; the sockets wait meanwhile */
+    uint64_t dropped;       /* frames that came while there was no driver */
+    uint8_t bad_header[12]; /* of the last frame that was invalid, as far as it goes */
+    uint64_t bad_length;    /* that frame's, with its header */
     struct pv_user_state *state; /* C's own */
 };
 

@@ -72,9 +72,10 @@ class NativeSlirp(LibSlirp):
         if self._loop is None:
             return
         lib.pv_user_turn(self.native)
-        if self.native.stalled != self._stalled:
-            self._stalled = bool(self.native.stalled)
-            if self._stalled:  # what comes for the guest is left in the sockets
+        stalled = self.native.kept > 0
+        if stalled != self._stalled:
+            self._stalled = stalled
+            if stalled:  # what comes for the guest is left in the sockets
                 self._loop.unwatch(self._epoll.fileno())
             else:
                 self._loop.watch(self._epoll.fileno(), self.turn)

@@ -13,6 +13,7 @@ from pyvmm.virtio.moved_net import MovedNet
 from pyvmm.virtio.native_net import NativePairs
 from pyvmm.virtio.net import Link
 from pyvmm.virtio.net_frame import OVERHEAD, BadFrame, check
+from pyvmm.virtio.statistics import NetStatistics
 from pyvmm.virtio.virtqueue import Ring
 
 ANY_LENGTH = 0xFFFFFFFF  # bytes: more than any frame has
@@ -36,9 +37,12 @@ class UserNet(MovedNet):
         """See MovedNet."""
         return NativeUser(self, rings)
 
-    def _totals(self) -> dict[str, int]:
-        totals = super()._totals()
-        return totals | {"rx_dropped": totals["rx_dropped"] + self.link.native.dropped}
+    def statistics(self) -> NetStatistics:
+        """See VirtioDevice. Any thread."""
+        with self._counting:
+            totals = self._totals()
+        totals["rx_dropped"] += self.link.native.dropped  # while there was no mover
+        return NetStatistics(**totals)
 
     def _changed(self) -> None:
         super()._changed()
