@@ -46,7 +46,7 @@ static int hold(struct pv_pair *pair, struct frames *frames, uint64_t length)
         frames->held_count++;
         frames->descriptors += held->count;
         frames->room += held->length;
-        if (held->length < HEADER) {
+        if (held->length < FRAME_HEADER) {
             pair->receive.ring->error = PV_RING_ROOM;
             return -PV_RING_ROOM;
         }
@@ -130,7 +130,7 @@ static void deliver(struct pv_pair *pair, struct frames *frames, uint64_t length
     store(frames, offsetof(struct virtio_net_hdr_mrg_rxbuf, num_buffers), &count, sizeof(count));
     push(pair, frames, count, length);
     pair->counters.rx_frames++;
-    pair->counters.rx_bytes += length - HEADER;
+    pair->counters.rx_bytes += length - FRAME_HEADER;
 }
 
 enum received pv_receive(struct pv_net *net, struct frames *frames)
@@ -167,13 +167,13 @@ enum received pv_receive(struct pv_net *net, struct frames *frames)
 enum received pv_give(struct pv_pair *pair, struct frames *frames, const void *frame,
                       uint64_t length)
 {
-    uint64_t whole = HEADER + length;
+    uint64_t whole = FRAME_HEADER + length;
 
     if (hold(pair, frames, whole) < 0)
         return BROKEN;
     if (whole <= frames->room) {
-        store(frames, 0, &(struct virtio_net_hdr_mrg_rxbuf){0}, HEADER);
-        store(frames, HEADER, frame, length);
+        store(frames, 0, &(struct virtio_net_hdr_mrg_rxbuf){0}, FRAME_HEADER);
+        store(frames, FRAME_HEADER, frame, length);
         deliver(pair, frames, whole);
     } else if (!frames->held_count || may_grow(pair, frames)) {
         return FULL;
@@ -197,7 +197,7 @@ uint64_t pv_send(struct pv_net *net, const struct pv_chain *chain)
     } else if (writev(net->fd, (const struct iovec *)chain->buffers, (int)chain->readable) ==
                (ssize_t)length) {
         counters->tx_frames++;
-        counters->tx_bytes += length - HEADER;
+        counters->tx_bytes += length - FRAME_HEADER;
     } else if (errno == EINVAL) {
         counters->tx_invalid++;
     } else {

@@ -12,8 +12,8 @@
 enum { RECEIVE, TRANSMIT }; /* the queues' places, for who traces */
 
 enum pv_frame_limits {
-    HEADER = sizeof(struct virtio_net_hdr_mrg_rxbuf),
-    FRAME_MIN = HEADER + ETHER_HDR_LEN,
+    FRAME_HEADER = sizeof(struct virtio_net_hdr_mrg_rxbuf),
+    FRAME_MIN = FRAME_HEADER + ETHER_HDR_LEN,
     FRAME_MAX = 12 + 18 + 65536, /* header, Ethernet header with a tag, GSO_LEGACY_MAX_SIZE */
 };
 

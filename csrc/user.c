@@ -156,7 +156,7 @@ static const uint8_t *gather(const struct pv_chain *chain, uint64_t offset, uint
 /* Whether a frame may be sent (§5.1.6.2), with its header: none of the offloads is negotiated. */
 static int valid(const struct pv_user *user, const struct virtio_net_hdr *header, uint64_t length)
 {
-    return length >= FRAME_MIN && length - HEADER <= user->from_driver &&
+    return length >= FRAME_MIN && length - FRAME_HEADER <= user->from_driver &&
            !(header->flags & VIRTIO_NET_HDR_F_NEEDS_CSUM) &&
            header->gso_type == VIRTIO_NET_HDR_GSO_NONE;
 }
@@ -167,24 +167,24 @@ static uint64_t send(struct pv_user *user)
     struct pv_user_state *state = user->state;
     struct pv_chain *chain = &state->chain;
     struct pv_net_counters *counters = &user->pair->counters;
-    uint8_t header[HEADER] = {0};
+    uint8_t header[FRAME_HEADER] = {0};
     uint64_t length = 0, part;
 
     for (uint32_t i = 0; i < chain->readable; i++)
         length += chain->buffers[i].length;
-    part = length < HEADER ? length : HEADER;
+    part = length < FRAME_HEADER ? length : FRAME_HEADER;
     if (part)
         memcpy(header, gather(chain, 0, part, state->gathered), part);
     if (!valid(user, (const struct virtio_net_hdr *)header, length)) {
-        memcpy(user->bad_header, header, HEADER);
+        memcpy(user->bad_header, header, FRAME_HEADER);
         user->bad_length = length;
         counters->tx_invalid++;
         eventfd_write(user->pair->attention, 1);
     } else if (!user->up) {
         counters->tx_dropped++;
     } else {
-        length -= HEADER;
-        user->input(user->slirp, gather(chain, HEADER, length, state->gathered), (int)length);
+        length -= FRAME_HEADER;
+        user->input(user->slirp, gather(chain, FRAME_HEADER, length, state->gathered), (int)length);
         counters->tx_frames++;
         counters->tx_bytes += length;
         pv_pass(user->pair, PV_POINT_REQUEST_NET, TRANSMIT, length);

@@ -1,4 +1,4 @@
-"""User networking's other ends: a libslirp of the test's, and a guest with rings for the real one."""
+"""User networking's two ends: a libslirp of the test's, and a guest with rings for the real one."""
 
 from __future__ import annotations
 
