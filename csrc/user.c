@@ -66,6 +66,8 @@ static int give(struct pv_user *user, const void *frame, uint64_t length)
 {
     struct pv_user_state *state = user->state;
     struct pv_pair *pair = user->pair;
+    enum received outcome;
+    uint64_t before;
 
     if (!pair) {
         user->dropped++;
@@ -77,17 +79,17 @@ static int give(struct pv_user *user, const void *frame, uint64_t length)
         pair->counters.rx_dropped++;
         return 1;
     }
-    switch (pv_give(pair, &state->frames, frame, length)) {
-    case FULL:
+    before = pair->counters.rx_bytes;
+    outcome = pv_give(pair, &state->frames, frame, length);
+    if (outcome == FULL) {
         wait_for_driver(pair, &pair->receive);
         return 0;
-    case BROKEN:
-        pv_fail(pair, pair->receive.ring);
-        return 1;
-    default:
-        pv_pass(pair, PV_POINT_REQUEST_NET, RECEIVE, length);
     }
-    state->unshown += length;
+    if (outcome == BROKEN)
+        pv_fail(pair, pair->receive.ring);
+    if (pair->counters.rx_bytes != before)
+        pv_pass(pair, PV_POINT_REQUEST_NET, RECEIVE, length);
+    state->unshown += pair->counters.rx_bytes - before;
     if (state->unshown >= SHOWN) {
         state->unshown = 0;
         pv_show(pair, &pair->receive);
