@@ -1,11 +1,11 @@
 /*
  * Frames between a network device's queues and a tap or memory (VIRTIO 1.2 §5.1.6).
  *
- * As many of the driver's buffers are popped as a frame takes, if there are. With a tap the kernel
- * copies a frame from and to the guest's own memory, with its header. How long a frame
- * is shows only when it is read. So as many of the driver's buffers are popped as the longest frame
- * takes, if there are; those that a frame does not use are kept for the next. Behind them is
- * `spill`: a frame for which they were too few waits there in part, until the driver adds some.
+ * A frame that is in memory is copied into as many of the driver's buffers as it takes. With a tap
+ * the kernel copies it from and to the guest's own memory, with its header, and how long it is
+ * shows only when it is read. So as many buffers are popped as the longest frame takes, if there
+ * are; those that a frame does not use are kept for the next. Behind them is `spill`: a frame for
+ * which they were too few waits there in part, until the driver adds some.
  */
 #define _GNU_SOURCE
 #include <errno.h>

@@ -158,7 +158,8 @@ static const uint8_t *gather(const struct pv_chain *chain, uint64_t offset, uint
 /* Whether a frame may be sent (§5.1.6.2), with its header: none of the offloads is negotiated. */
 static int valid(const struct pv_user *user, const struct virtio_net_hdr *header, uint64_t length)
 {
-    return length >= FRAME_MIN && length - FRAME_HEADER <= user->from_driver &&
+    return length >= FRAME_MIN && length <= FRAME_MAX &&
+           length - FRAME_HEADER <= user->from_driver &&
            !(header->flags & VIRTIO_NET_HDR_F_NEEDS_CSUM) &&
            header->gso_type == VIRTIO_NET_HDR_GSO_NONE;
 }

@@ -16,8 +16,7 @@ struct pv_user {
     /* Set while pv_user_turn does not run. */
     int up;                          /* there is a link: else every frame is dropped */
     int running;                     /* the guest's memory may be touched: else frames wait */
-    uint32_t from_driver, to_driver; /* most bytes of a frame without its header; the first at most
-                                        FRAME_MAX */
+    uint32_t from_driver, to_driver; /* most bytes of a frame without its header */
 
     struct pv_pair *pair;   /* as attached; NULL: the device has no driver */
     uint32_t timeout;       /* milliseconds until pv_user_turn is due again, at most */

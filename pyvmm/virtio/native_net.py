@@ -1,4 +1,4 @@
-"""Network device's queues served in C: what is the same for all, and the threads of csrc/net.c."""
+"""A network device's queues served in C: what all have in common, and the threads of csrc/net.c."""
 
 from __future__ import annotations
 
