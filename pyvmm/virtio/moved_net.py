@@ -1,7 +1,7 @@
 """A network device whose frames somebody faster than Net moves.
 
-The control queue is Net's all the same. What the driver wants to receive is filtered by the link, if
-at all: too much is received then rather than too little (VIRTIO 1.2 §5.1.6.5.1 asks for no more).
+The control queue is Net's all the same. What the driver wants to receive the link filters, if
+anybody: too much is received then rather than too little (VIRTIO 1.2 §5.1.6.5.1 asks for no more).
 """
 
 from __future__ import annotations

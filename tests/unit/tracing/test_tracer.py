@@ -26,8 +26,8 @@ from pyvmm.virtio.tap_net import TapNet
 from pyvmm.virtio.user_net import UserNet
 from tests.fakes.driver import Guest
 from tests.fakes.tap import SocketTap
-from tests.fakes.user import Peer
 from tests.fakes.trace import Kept
+from tests.fakes.user import Peer
 from tests.unit.tracing.conftest import Machine
 
 SECTORS = 64
