@@ -54,7 +54,7 @@ fuzz-registers: build
 
 build/fuzz/ring: csrc/ring.c csrc/fuzz/ring_fuzz.c
 build/fuzz/disk: csrc/ring.c csrc/disk.c csrc/fuzz/disk_fuzz.c
-build/fuzz/net: csrc/ring.c csrc/frames.c csrc/fuzz/net_fuzz.c
+build/fuzz/net: csrc/ring.c csrc/frames.c csrc/user.c csrc/trace.c csrc/fuzz/net_fuzz.c
 build/fuzz/race: csrc/ring.c csrc/fuzz/ring_race.c
 build/fuzz/ring build/fuzz/disk build/fuzz/net: FUZZ += -fsanitize=fuzzer
 build/fuzz/%: $(wildcard csrc/*.h csrc/fuzz/*.h) | packages

@@ -1,12 +1,19 @@
-/* What net.c and its fuzz target share: the frames of one pair of queues, without its thread. */
+/* What net.c, user.c and their fuzz target share: the frames of one pair of queues. */
 
+#include <linux/virtio_net.h>
+#include <net/ethernet.h>
 #include <stdint.h>
 #include <sys/uio.h>
 
+#include "trace.h"
 #include "ring.h"
 #include "net.h"
 
+enum { RECEIVE, TRANSMIT }; /* the queues' places, for who traces */
+
 enum pv_frame_limits {
+    FRAME_HEADER = sizeof(struct virtio_net_hdr_mrg_rxbuf),
+    FRAME_MIN = FRAME_HEADER + ETHER_HDR_LEN,
     FRAME_MAX = 12 + 18 + 65536, /* header, Ethernet header with a tag, GSO_LEGACY_MAX_SIZE */
 };
 
@@ -36,8 +43,21 @@ enum received {
     GONE, /* the descriptor fails */
 };
 
-/* Receive a frame into the driver's buffers; the used ones are pushed. */
+/* Read a frame from the descriptor into the driver's buffers; the used ones are pushed. */
 enum received pv_receive(struct pv_net *net, struct frames *frames);
 
-/* Send the frame of a chain that was popped; how many bytes that were. */
+/* Copy a whole frame, of `length` bytes without a header, there: TAKEN, FULL or BROKEN. */
+enum received pv_give(struct pv_pair *pair, struct frames *frames, const void *frame,
+                      uint64_t length);
+
+/* Write the frame of a chain that was popped to the descriptor; how many bytes that were. */
 uint64_t pv_send(struct pv_net *net, const struct pv_chain *chain);
+
+/* Show the driver what is done. */
+void pv_show(struct pv_pair *pair, const struct pv_net_queue *queue);
+
+/* The driver broke a rule of a queue's. */
+void pv_fail(struct pv_pair *pair, struct pv_queue *queue);
+
+/* Something has passed a trace point, at RECEIVE or TRANSMIT. */
+void pv_pass(const struct pv_pair *pair, enum pv_point point, int place, uint64_t size);

@@ -12,9 +12,6 @@
 
 #include "frames.h"
 #include "thread.h"
-#include "trace.h"
-
-enum { RECEIVE, TRANSMIT }; /* the queues' places in the thread */
 
 enum {
     BATCH = 64,       /* frames one way before the other has its turn */
@@ -35,47 +32,20 @@ struct pv_net_thread {
     struct frames frames;
 };
 
-static void trace(const struct pv_net *net, enum pv_point point, int place, uint64_t size)
-{
-    struct pv_tracer *tracer = __atomic_load_n(&net->tracer, __ATOMIC_ACQUIRE);
-    if (tracer)
-        pv_trace(tracer, &(struct pv_record){
-                             .time = pv_now(),
-                             .size = (uint32_t)size,
-                             .number = (uint16_t)place,
-                             .point = (uint8_t)point,
-                         });
-}
-
-static void fail(struct pv_net *net, struct pv_queue *queue)
-{
-    __atomic_store_n(&net->broken, queue, __ATOMIC_RELEASE);
-    eventfd_write(net->attention, 1);
-}
-
-/* Show the driver what is done. */
-static void show(struct pv_net *net, const struct pv_net_queue *queue)
-{
-    if (pv_queue_publish(queue->ring)) {
-        net->counters.interrupts++;
-        trace(net, PV_POINT_QUEUE_INTERRUPT, queue == &net->transmit ? TRANSMIT : RECEIVE, 0);
-        eventfd_write(queue->call, 1);
-    }
-}
-
 /* Have the driver ring for what it adds from now on, unless it has added something already. */
-static void wait_for_driver(struct pv_net *net, struct pv_net_queue *queue)
+static void wait_for_driver(struct pv_pair *pair, struct pv_net_queue *queue)
 {
     int got = pv_queue_allow(queue->ring);
 
     if (got < 0)
-        fail(net, queue->ring);
+        pv_fail(pair, queue->ring);
     queue->looking = got > 0;
 }
 
 static void transmit(struct pv_net *net)
 {
-    struct pv_net_queue *queue = &net->transmit;
+    struct pv_pair *pair = net->pair;
+    struct pv_net_queue *queue = &pair->transmit;
     struct pv_chain *chain = &net->thread->frames.chain;
     uint64_t bytes = 0, sent;
     int got = 1, count;
@@ -85,45 +55,46 @@ static void transmit(struct pv_net *net)
         got = pv_queue_pop(queue->ring, chain);
         if (got <= 0)
             break;
-        sent = net->counters.tx_bytes;
+        sent = pair->counters.tx_bytes;
         bytes += pv_send(net, chain);
-        if (net->counters.tx_bytes != sent)
-            trace(net, PV_POINT_REQUEST_NET, TRANSMIT, net->counters.tx_bytes - sent);
+        if (pair->counters.tx_bytes != sent)
+            pv_pass(pair, PV_POINT_REQUEST_NET, TRANSMIT, pair->counters.tx_bytes - sent);
         pv_queue_push(queue->ring, chain->head, chain->count, 0);
         if (bytes >= SHOWN) {
-            show(net, queue);
+            pv_show(pair, queue);
             bytes = 0;
         }
     }
-    net->counters.batches += count > 0;
-    show(net, queue);
+    pair->counters.batches += count > 0;
+    pv_show(pair, queue);
     if (got == 0)
-        wait_for_driver(net, queue);
+        wait_for_driver(pair, queue);
     else if (got < 0)
-        fail(net, queue->ring);
+        pv_fail(pair, queue->ring);
 }
 
 static void receive(struct pv_net *net)
 {
-    struct pv_net_queue *queue = &net->receive;
+    struct pv_pair *pair = net->pair;
+    struct pv_net_queue *queue = &pair->receive;
     struct pv_net_thread *thread = net->thread;
-    uint64_t shown = net->counters.rx_bytes, taken;
+    uint64_t shown = pair->counters.rx_bytes, taken;
     enum received outcome = TAKEN;
     int count;
 
     pv_queue_suppress(queue->ring);
     for (count = 0; count < BATCH && outcome == TAKEN; count++) {
-        taken = net->counters.rx_bytes;
+        taken = pair->counters.rx_bytes;
         outcome = pv_receive(net, &thread->frames);
-        if (net->counters.rx_bytes != taken)
-            trace(net, PV_POINT_REQUEST_NET, RECEIVE, net->counters.rx_bytes - taken);
-        if (count == 0 || net->counters.rx_bytes - shown >= SHOWN) {
-            show(net, queue);
-            shown = net->counters.rx_bytes;
+        if (pair->counters.rx_bytes != taken)
+            pv_pass(pair, PV_POINT_REQUEST_NET, RECEIVE, pair->counters.rx_bytes - taken);
+        if (count == 0 || pair->counters.rx_bytes - shown >= SHOWN) {
+            pv_show(pair, queue);
+            shown = pair->counters.rx_bytes;
         }
     }
-    net->counters.batches += count > 1;
-    show(net, queue);
+    pair->counters.batches += count > 1;
+    pv_show(pair, queue);
     switch (outcome) {
     case TAKEN:
         break;
@@ -131,15 +102,15 @@ static void receive(struct pv_net *net)
         thread->readable = 0;
         break;
     case FULL:
-        wait_for_driver(net, queue);
+        wait_for_driver(pair, queue);
         break;
     case BROKEN:
-        fail(net, queue->ring);
+        pv_fail(pair, queue->ring);
         break;
     case GONE:
         thread->readable = 0;
         net->gone = 1;
-        eventfd_write(net->attention, 1);
+        eventfd_write(pair->attention, 1);
     }
 }
 
@@ -147,11 +118,12 @@ static void receive(struct pv_net *net)
 static int receiving(const struct pv_net *net)
 {
     const struct pv_net_thread *thread = net->thread;
-    return net->receive.looking && (thread->readable || thread->frames.length);
+    return net->pair->receive.looking && (thread->readable || thread->frames.length);
 }
 
 static void wait_for_events(struct pv_net *net, int timeout)
 {
+    struct pv_pair *pair = net->pair;
     struct epoll_event events[EVENTS];
     int count = epoll_wait(net->thread->epoll, events, EVENTS, timeout);
 
@@ -159,10 +131,11 @@ static void wait_for_events(struct pv_net *net, int timeout)
         int *flag = events[i].data.ptr;
         if (flag)
             *flag = 1;
-        if (flag == &net->receive.looking || flag == &net->transmit.looking)
-            trace(net, PV_POINT_QUEUE_KICK, flag == &net->transmit.looking ? TRANSMIT : RECEIVE, 0);
+        if (flag == &pair->receive.looking || flag == &pair->transmit.looking)
+            pv_pass(pair, PV_POINT_QUEUE_KICK, flag == &pair->transmit.looking ? TRANSMIT : RECEIVE,
+                    0);
     }
-    net->counters.wakeups += timeout != 0;
+    pair->counters.wakeups += timeout != 0;
 }
 
 /* Wait while the device is stopped; 0 at its end. */
@@ -180,8 +153,8 @@ static int may_run(struct pv_net *net)
         pthread_cond_wait(&thread->changed, &thread->lock);
     thread->parked = 0;
     started = thread->state == STARTED;
-    net->receive.looking = net->receive.ring != NULL;
-    net->transmit.looking = net->transmit.ring != NULL;
+    net->pair->receive.looking = net->pair->receive.ring != NULL;
+    net->pair->transmit.looking = net->pair->transmit.ring != NULL;
     thread->readable = 1;
     pthread_mutex_unlock(&thread->lock);
     return started;
@@ -190,13 +163,14 @@ static int may_run(struct pv_net *net)
 static void *run(void *argument)
 {
     struct pv_net *net = argument;
+    struct pv_pair *pair = net->pair;
 
     while (may_run(net)) {
-        if (!net->broken && net->transmit.looking)
+        if (!pair->broken && pair->transmit.looking)
             transmit(net);
-        if (!net->broken && receiving(net))
+        if (!pair->broken && receiving(net))
             receive(net);
-        wait_for_events(net, !net->broken && (net->transmit.looking || receiving(net)) ? 0 : -1);
+        wait_for_events(net, !pair->broken && (pair->transmit.looking || receiving(net)) ? 0 : -1);
     }
     return NULL;
 }
@@ -218,7 +192,7 @@ static void release(struct pv_net *net)
 /* What the thread needs, and the thread; 0 or an errno. */
 static int prepare(struct pv_net *net, struct pv_net_thread *thread)
 {
-    struct pv_net_queue *queues[] = {&net->receive, &net->transmit};
+    struct pv_net_queue *queues[] = {&net->pair->receive, &net->pair->transmit};
     int error;
 
     thread->epoll = epoll_create1(EPOLL_CLOEXEC);

@@ -18,7 +18,7 @@ lib: Any = _native.lib
 
 _DECLARATIONS = (
     *("../csrc/trace.h", "../csrc/native.h", "../csrc/ring.h", "../csrc/worker.h"),
-    *("../csrc/net.h", "kvm/_cdef.h"),
+    *("../csrc/net.h", "../csrc/user.h", "kvm/_cdef.h"),
 )
 
 

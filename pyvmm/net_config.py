@@ -19,9 +19,12 @@ from pyvmm.peripherals import Host, Peripheral
 from pyvmm.typed import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pyvmm.backends.native_slirp import NativeSlirp
+    from pyvmm.backends.slirp import Slirp
     from pyvmm.backends.slirp_options import Forward, Subnet
     from pyvmm.virtio.device import VirtioDevice
     from pyvmm.virtio.net import Link
+    from pyvmm.virtio.net import Net as NetDevice
     from pyvmm.virtio.tap_net import TapLink
     from pyvmm.virtio.vhost import Vhost
 
@@ -89,8 +92,6 @@ class Network(Peripheral):
 
     def open(self, host: Host) -> VirtioDevice:
         """See Peripheral."""
-        from pyvmm.virtio.net import Net as Device
-
         link: Link = self.open_link(host)
         try:
             if self.mtu > link.mtu:
@@ -99,7 +100,7 @@ class Network(Peripheral):
                 from pyvmm.backends.pcap import Recorder
 
                 link = Recorder(link, self.pcap)
-            return Device(
+            return self.device()(
                 self.name,
                 link,
                 self.address(host),
@@ -110,6 +111,12 @@ class Network(Peripheral):
         except BaseException:
             link.close()
             raise
+
+    def device(self) -> type[NetDevice]:
+        """What takes the link."""
+        from pyvmm.virtio.net import Net as Device
+
+        return Device
 
     def open_link(self, host: Host) -> Link:
         """Open the host's side of it. Raises HostError; nothing is left open then."""
@@ -183,11 +190,29 @@ class UserNet(Network):
 
         return parse_subnet(self.subnet or SUBNET)
 
+    @property
+    def _native(self) -> bool:
+        """Whether C moves its frames: those of one pair of queues, which nobody records."""
+        from pyvmm import fastpath
+
+        return fastpath.enabled() and self.queues == 1 and not self.pcap
+
+    def device(self) -> type[NetDevice]:
+        """See Network."""
+        if not self._native:
+            return super().device()
+        from pyvmm.virtio.user_net import UserNet as Device
+
+        return Device
+
     def open_link(self, host: Host) -> Link:
         """See Network."""
-        from pyvmm.backends.slirp import Slirp
-
-        return Slirp(
+        kind: type[NativeSlirp | Slirp]
+        if self._native:
+            from pyvmm.backends.native_slirp import NativeSlirp as kind
+        else:
+            from pyvmm.backends.slirp import Slirp as kind
+        return kind(
             self._subnet,
             mtu=self.mtu,
             forwards=self.forwards,

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 CSRC = ROOT / "csrc"
 GUESTS = ROOT / "guests"
 HEADERS = [
-    CSRC / name for name in ("trace.h", "native.h", "ring.h", "worker.h", "net.h")
+    CSRC / name for name in ("trace.h", "native.h", "ring.h", "worker.h", "net.h", "user.h")
 ]  # in this order
 INIT_C = CSRC / "guest/init.c"
 BUILD = ROOT / "build"
@@ -82,6 +82,7 @@ ffibuilder.set_source(
     #include "ring.h"
     #include "worker.h"
     #include "net.h"
+    #include "user.h"
     #define PV_STAMP {stamp()}
     #define PV_STAMP_PRIME {STAMP_PRIME}
     """,

@@ -1,31 +1,24 @@
-"""A network device on a tap, whose frames somebody faster than Net moves, if there is anybody.
+"""A network device on a tap, whose frames vhost-net or csrc/net.c moves, if there is either.
 
-That is vhost-net in the host's kernel, or csrc/net.c. The control queue is Net's all the same. What
-the driver wants to receive is left to the tap, which does not know VLANs: too much is received then
-rather than too little (VIRTIO 1.2 §5.1.6.5.1 asks for no more).
+That is somebody in the host's kernel, or a thread of C's for each pair of queues. What the driver
+wants to receive is left to the tap, which does not know VLANs.
 """
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
 
 from pyvmm import fastpath
-from pyvmm.errors import HostError
 from pyvmm.events import Event
-from pyvmm.typed import TYPE_CHECKING, Protocol
+from pyvmm.typed import Protocol
 from pyvmm.virtio import net_spec as spec
 from pyvmm.virtio import virtio_spec
 from pyvmm.virtio.chain import Chain
-from pyvmm.virtio.device import ring_doorbell
-from pyvmm.virtio.net import Link, Net
+from pyvmm.virtio.moved_net import MovedNet, Mover
+from pyvmm.virtio.net import Link
 from pyvmm.virtio.statistics import NetStatistics
 from pyvmm.virtio.vhost import Vhost
-from pyvmm.virtio.virtqueue import Virtqueue
-
-if TYPE_CHECKING:
-    from pyvmm.hooks import Tracer
+from pyvmm.virtio.virtqueue import Ring, Virtqueue
 
 # Of what is negotiated, what concerns those who serve the queues.
 QUEUE_FEATURES = (
@@ -55,29 +48,7 @@ class TapLink(Link, Protocol):
         """Whether the host is to see a link."""
 
 
-class Mover(Protocol):
-    """Who moves the frames while a driver has the device. It is made at rest."""
-
-    def start(self) -> None:
-        """Serve the queues from where they are."""
-
-    def stop(self) -> None:
-        """Leave the guest's memory alone until `start`."""
-
-    def close(self) -> None:
-        """Stop, and give the queues up."""
-
-    def trace(self, tracer: Tracer | None) -> None:
-        """Tell `tracer` of what is done. Any thread."""
-
-    def inspect(self) -> dict[str, int]:
-        """What was done since it was made, under the names of NetStatistics among others."""
-
-    def positions(self) -> dict[int, int]:
-        """See VirtioDevice."""
-
-
-class TapNet(Net):
+class TapNet(MovedNet):
     """A virtio-net device, and the owner of its tap and of the kernel's part of it."""
 
     link: TapLink
@@ -97,14 +68,11 @@ class TapNet(Net):
 
         See Net for the others.
         """
-        self._mover: Mover | None = None
-        self._counting = threading.Lock()  # held while `_mover` and what it counted change
         super().__init__(name, link, mac, pairs=pairs, mtu=mtu, tell=tell)
         self.vhosts = tuple(vhosts)
         for vhost in self.vhosts:
             self.features &= ~QUEUE_FEATURES | vhost.features
         self._moved = bool(self.vhosts) or fastpath.enabled()
-        self._moving = False
 
     def _open(self) -> None:
         if self._moved:
@@ -119,102 +87,35 @@ class TapNet(Net):
 
     def statistics(self) -> NetStatistics | None:
         """See VirtioDevice; vhost-net does not count. Any thread."""
-        if self.vhosts:
-            return None
-        with self._counting:
-            return NetStatistics(**self._totals())
-
-    def _totals(self) -> dict[str, int]:
-        """What Python and the mover have done, with `_counting` held."""
-        moved = {} if self._mover is None else self._mover.inspect()
-        return {name: count + moved.get(name, 0) for name, count in self._counts.items()}
-
-    def positions(self) -> dict[int, int]:
-        """See VirtioDevice."""
-        positions = super().positions()
-        if self._mover is None:
-            return positions
-        control = self.control.index
-        return {i: at for i, at in positions.items() if i == control} | self._mover.positions()
+        return None if self.vhosts else super().statistics()
 
     @property
     def interrupts(self) -> int | None:
         """See VirtioDevice. Any thread."""
-        if self.vhosts:
-            return None
-        with self._counting:
-            moved = {} if self._mover is None else self._mover.inspect()
-            return self._interrupts + moved.get("interrupts", 0)
+        return None if self.vhosts else super().interrupts
 
     @property
     def data_path(self) -> str:
         """See VirtioDevice. Any thread."""
-        if not self._moved:
-            return super().data_path
-        return "vhost-net" if self.vhosts else "C"
+        return "vhost-net" if self.vhosts else super().data_path
 
-    def trace(self, tracer: Tracer | None) -> None:
-        """See VirtioDevice."""
-        super().trace(tracer)
-        mover = self._mover  # the worker may end it now
-        if mover is not None:
-            mover.trace(tracer)
-
-    # ---- life ----
-
-    def _serve(self) -> None:
-        if not self._moved:
-            super()._serve()
-            return
-        if self._mover is None:
-            self._mover = self._make_mover()
-            self._mover.trace(self.tracer)
-            self.link.attach(self.control.pairs)
-            self._set_filter()
-        index = self.control.index
-        if index is not None and index in self.queues:
-            control = self.queues[index]
-            self.worker.loop.watch(control.ring.doorbell, partial(self._rung, control))
-            ring_doorbell(control)
-        self._move(self.control.link_up)
-
-    def _make_mover(self) -> Mover:
-        count = 2 * (self.control.max_pairs if self.negotiated & spec.F_MQ else 1)
-        rings = {index: queue.ring for index, queue in self.queues.items() if index < count}
+    def make_mover(self, rings: Mapping[int, Ring]) -> Mover:
+        """See MovedNet."""
         if self.vhosts:
             from pyvmm.virtio.vhost_net import VhostNet
 
-            return VhostNet(self, rings)
-        from pyvmm.virtio.native_net import NativeNet
+            mover: Mover = VhostNet(self, rings)
+        else:
+            from pyvmm.virtio.native_net import NativeNet
 
-        return NativeNet(self, rings)
+            mover = NativeNet(self, rings)
+        self.link.attach(self.control.pairs)
+        self._set_filter()
+        return mover
 
-    def _ignore_doorbells(self) -> None:
-        super()._ignore_doorbells()
-        self._move(False)
-
-    def _stop(self) -> None:
-        super()._stop()
-        if self._mover is not None:
-            mover = self._mover  # at rest
-            with self._counting:
-                self._counts, self._mover = self._totals(), None
-                self._interrupts += mover.inspect().get("interrupts", 0)
-            mover.close()
-
-    def _move(self, wanted: bool) -> None:
-        """Have the frames moved or not."""
-        if self._mover is None or wanted == self._moving:
-            return
-        self._moving = wanted
-        try:
-            if wanted:
-                self._mover.start()
-            else:
-                self._mover.stop()
-        except HostError as error:
-            self.log.warning("%s: %s", self.name, error)
-            self.transport.needs_reset()
+    @property
+    def _carries(self) -> bool:
+        return self.control.link_up
 
     # ---- what the host and the driver ask for meanwhile ----
 
@@ -226,7 +127,7 @@ class TapNet(Net):
     def _changed(self) -> None:
         super()._changed()
         self.link.set_carrier(self.control.link_up)
-        self._move(self.control.link_up and bool(self.queues))
+        self._move(self._carries and bool(self.queues))
 
     def set_pairs(self, pairs: int) -> None:
         """See net_control.Owner."""

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class VhostNet:
-    """See Mover in pyvmm/virtio/tap_net.py. The device's worker's thread."""
+    """See Mover in pyvmm/virtio/moved_net.py. The device's worker's thread."""
 
     def __init__(self, net: TapNet, rings: Mapping[int, Ring]) -> None:
         """Serve `rings`, by their index. Raises HostError or QueueError."""

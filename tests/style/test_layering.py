@@ -27,7 +27,7 @@ MAY_IMPORT = {
     "kvm": {"native"},
     "devices": BASE,
     "virtio": BASE | {"native"},
-    "backends": BASE,
+    "backends": BASE | {"native"},
     "hello": {"native"},
     "guestinit": {"native"},
     "boot": {"memory", "kvm", "hello", "guestinit"},

@@ -23,9 +23,11 @@ from pyvmm.virtio.blk import Blk
 from pyvmm.virtio.device import VirtioDevice
 from pyvmm.virtio.rng import Rng
 from pyvmm.virtio.tap_net import TapNet
+from pyvmm.virtio.user_net import UserNet
 from tests.fakes.driver import Guest
 from tests.fakes.tap import SocketTap
 from tests.fakes.trace import Kept
+from tests.fakes.user import Peer
 from tests.unit.tracing.conftest import Machine
 
 SECTORS = 64
@@ -177,6 +179,23 @@ def test_a_network_tells_of_every_frame_whoever_moves_it(
     assert [event.fields for event in kept.events] == [
         {"queue": 1, "bytes": 60},
         {"queue": 0, "bytes": 100},
+    ]
+
+
+def test_a_user_network_tells_of_every_frame_that_c_moves(tracer: Tracer, begin: Begin) -> None:
+    peer, kept = Peer(), Kept()
+    guest = begin(UserNet("eth0", peer, MAC))
+    guest.start()
+    tracer.add(Selection("request.net"), kept)
+    guest.queues[0].add([], [2048])
+    guest.queues[0].kick()
+    peer.answers = [MAC + MAC + bytes(88)]
+    guest.queues[1].request([bytes(net_spec.HEADER.size) + MAC + MAC + bytes(48)])
+    guest.queues[0].wait()
+    tracer.flush()
+    assert [event.fields for event in kept.events] == [
+        {"queue": 0, "bytes": 100},
+        {"queue": 1, "bytes": 60},
     ]
 
 
