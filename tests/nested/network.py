@@ -16,6 +16,8 @@ BRIDGE, BRIDGE_ADDRESS, BRIDGE_ADDRESS_6 = "br0", "10.9.0.1", "fd09::1"
 TRANSFER_TIMEOUT = 300.0  # seconds
 RESULT = rb"^(\d+) bytes, SHA-256 (\w{64})\r*$"
 CURL = "chroot /mnt /usr/bin/curl --silent --show-error --fail --max-time 120"
+# Before a shutdown: see RESET in test_net.py.
+QUIET = "for device in /sys/class/net/eth*; do ip link set ${device##*/} down; done"
 ETHTOOL = "chroot /mnt /sbin/ethtool"
 WEB_PORT = 8000
 WEB_MIB = 4
@@ -38,6 +40,7 @@ def booted(
     try:
         prepare(guest)
         yield guest
+        told(guest, QUIET)
         assert power_off(guest) == 0
     finally:
         guest.send_signal(signal.SIGKILL)  # which one that has ended does not get

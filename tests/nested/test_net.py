@@ -33,6 +33,9 @@ CARRIER = "/sys/class/net/eth0/carrier"
 ENDLESS_MIB = 1 << 20
 JUMBO = 9000
 ECHO_HEADERS = 28  # of IPv4 and ICMP
+# Not `reboot`, which shuts the devices down: under load virtio-net may loop there for ever, before
+# Linux's commit 0d0eff39ceb3 (virtio_ring: fix infinite loop in virtnet_poll_cleantx).
+RESET = b"echo b >/proc/sysrq-trigger\n"
 OFFLOADS = ("tx-checksumming", "tcp-segmentation-offload", "rx-gro-hw")
 
 
@@ -59,16 +62,16 @@ def test_a_guest_resets_under_load(
     nested_host: NestedHost, connected: tuple[Process, BackEnd]
 ) -> None:
     guest, back_end = connected
-    for how, (of_guest, of_host) in {
-        "reboot -f": (f"send {ENDLESS_MIB}", ["receive"]),
-        "echo b >/proc/sysrq-trigger": ("receive", ["send", ENDLESS_MIB]),
-    }.items():
+    for of_guest, of_host in (
+        (f"send {ENDLESS_MIB}", ["receive"]),
+        ("receive", ["send", ENDLESS_MIB]),
+    ):
         host_end = start_peer(nested_host, *of_host, "-", 5001)
         host_end.expect(rb"listening")
         peer = f"chroot /mnt /usr/bin/python3 /tmp/peer.py {of_guest} {back_end.peer} 5001"
         guest.write(f"{peer} &\n".encode())
         host_end.expect(rb"^flowing", BOOT_TIMEOUT)
-        guest.write(f"{how}\n".encode())
+        guest.write(RESET)
         guest.expect(rb"init: ready", BOOT_TIMEOUT)
         guest.expect(PROMPT)
         host_end.send_signal(signal.SIGKILL)
