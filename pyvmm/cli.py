@@ -179,7 +179,7 @@ def _devices_of(settings: dict[str, Any]) -> list[Peripheral]:
 
         devices += parse_disks([disks] if isinstance(disks, str) else disks)
     if nets := settings.get("net"):
-        from pyvmm.net_config import parse_nets
+        from pyvmm.net_options import parse_nets
 
         devices += parse_nets([nets] if isinstance(nets, str) else nets)
     if "vsock" in settings:

@@ -1,4 +1,4 @@
-"""Networks: the values of network devices, and their form as an option.
+"""Networks: the values of network devices. Their form as an option is in net_options.py.
 
 UserNet        --net user      the host's own connections, as any user of it has them
 TapNet         --net tap       an interface of the host
@@ -13,7 +13,6 @@ import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 
-from pyvmm import suboptions
 from pyvmm.errors import HostError, UsageError
 from pyvmm.peripherals import Host, Peripheral
 from pyvmm.typed import TYPE_CHECKING
@@ -33,20 +32,6 @@ MTU_MIN, MTU_MAX = 68, 65535  # RFC 791 §3.2, and what 16 bits can say
 INTERFACE_NAME = 15  # <linux/if.h> IFNAMSIZ, without the 0 at its end
 ADDRESS_BYTES = 6
 OUR_PREFIX = b"\x02\x00"  # of a MAC; 2 is locally administered, and one device's: IEEE 802 §8.4
-
-# The options after each kind, as in pyvmm/suboptions.py.
-COMMON = {"mac": "ADDRESS", "queues": "N", "mtu": "BYTES", "pcap": "FILE"}
-USER = {
-    "forward": "tcp|udp:[HOST:]PORT:PORT",
-    "restrict": "on|off",
-    "ipv6": "on|off",
-    "subnet": "ADDRESS/BITS",
-    "hostname": "NAME",
-}
-TAP = {"ifname": "NAME", "bridge": "NAME", "script": "FILE", "vhost": "auto|on|off"}
-STREAM = {"path": "SOCKET", "server": "on|off", "reconnect": "SECONDS"}
-VHOST_USER = "vhost-user:"
-KINDS = ("none", "user", "tap", "stream", f"{VHOST_USER}SOCKET")
 
 
 class Network(Peripheral):
@@ -369,35 +354,6 @@ class VhostUserNet(Network):
         return Device(
             self.name, back_end, mac, pairs=self.queues, mtu=self.mtu or None, tell=host.tell
         )
-
-
-def parse_nets(texts: Sequence[str]) -> list[Network]:
-    """What --net was given, in order: eth0, eth1, ... Raises UsageError."""
-    wanted = [text for text in texts if text != "none"]
-    return [parse_net(text, f"eth{index}") for index, text in enumerate(wanted)]
-
-
-_CLASSES: dict[str, tuple[type[Network], dict[str, str]]] = {
-    "user": (UserNet, USER),
-    "tap": (TapNet, TAP),
-    "stream": (StreamNet, STREAM),
-    "vhost-user": (VhostUserNet, {"path": "SOCKET"}),
-}
-
-
-def parse_net(text: str, name: str) -> Network:
-    """`KIND[,OPTION...]`, in which ,, stands for a comma of a value. Raises UsageError."""
-    kind, *options = suboptions.split(text)
-    if kind.startswith(VHOST_USER):
-        kind, _, path = kind.partition(":")
-        options.insert(0, f"path={path}")
-    elif kind not in _CLASSES or kind == "vhost-user":
-        raise UsageError(f"A network must be {', '.join(KINDS)}, not {kind!r}")
-    value, forms = _CLASSES[kind]
-    fields = suboptions.parse(f"A {kind} network", options, forms | COMMON, ("forward",))
-    net = value(name=name, **fields)
-    net.check()
-    return net
 
 
 def parse_mac(text: str) -> bytes:

@@ -51,6 +51,7 @@ TOP = {
     "postmortem",
     "disk_config",
     "net_config",
+    "net_options",
     "vsock_config",
     "share_config",
     "peripherals",

@@ -25,9 +25,8 @@ from pyvmm.net_config import (
     UserNet,
     VhostUserNet,
     parse_mac,
-    parse_net,
-    parse_nets,
 )
+from pyvmm.net_options import parse_net, parse_nets
 from pyvmm.peripherals import Host
 from pyvmm.virtio.net import Net as Device
 
