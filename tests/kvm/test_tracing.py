@@ -29,8 +29,7 @@ PASS = DebugExit(33)
 @pytest.fixture(params=["C", "Python"], autouse=True)
 def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Who answers accesses."""
-    if request.param == "Python":
-        monkeypatch.setenv("PYVMM_NO_FASTPATH", "1")
+    monkeypatch.setenv("PYVMM_NO_FASTPATH", str(int(request.param == "Python")))
     return str(request.param)
 
 
