@@ -173,7 +173,7 @@ BACK_ENDS = {
     "tap-no-fastpath": BackEnd(
         tap("off"), BRIDGE_ADDRESS, "10.9.0.2/24", bridge, mib=64, env={"PYVMM_NO_FASTPATH": "1"}
     ),
-    # It is slow there. A stream's data is counted in test_the_link_follows_the_peer.
+    # In small frames, which take long. test_the_link_follows_the_peer sends a GiB in large ones.
     "passt": BackEnd("stream,path=/tmp/passt.sock", OUTSIDE_ROUTER, around=passt, mib=16),
 }
 
