@@ -340,19 +340,19 @@ class Lifecycle:
             self._end = end
             self._lock.notify_all()
         self._tell(events.Ended(end, self._by_guest))
-        self._end_output()
+        self._end_output(end)
 
     def _fail(self, error: BaseException) -> None:
         with self._lock:
             self._error = self._error or error
             self._lock.notify_all()
         self.run_state.hold("failed")
-        self._end_output()
+        self._end_output(error)
 
-    def _end_output(self) -> None:
+    def _end_output(self, how: End | BaseException) -> None:
         """Tell the back ends, and the loop if it is the caller's of `run`."""
         for line in self.lines.values():
-            line.ended()
+            line.ended(how)
         if not any(thread.name == "loop" for thread in self._threads):
             self.loop.stop()
 

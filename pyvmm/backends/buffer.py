@@ -26,7 +26,7 @@ class Buffer(Chardev):
         self._history = bytearray()
         self._seen = 0  # how much of the history `expect` has returned
         self._changed = threading.Condition()
-        self._ended = False
+        self._ended: object = None  # by what
         self._closed = False
 
     @property
@@ -38,18 +38,23 @@ class Buffer(Chardev):
     def expect(self, pattern: bytes, timeout: float) -> bytes:
         """Wait for `pattern` in the output that no earlier call returned; return all up to it.
 
-        Raises TimeoutError after `timeout` seconds, PyvmmError once the guest has ended or the
-        machine is closed; each quotes the last output. One thread at a time.
+        Raises TimeoutError after `timeout` seconds, PyvmmError once the guest has ended, with
+        its end, or the machine is closed; each quotes the last output. One thread at a time.
         """
         with self._changed:
-            self._changed.wait_for(lambda: self._find(pattern) >= 0 or self._ended, timeout)
+            self._changed.wait_for(
+                lambda: self._find(pattern) >= 0 or self._ended or self._closed, timeout
+            )
             at = self._find(pattern)
             if at < 0:
                 last = bytes(self._history[self._seen :][-SHOWN:])
                 missing = f"the guest wrote {pattern!r}; its last output is {last!r}"
+                if self._closed:
+                    raise PyvmmError(f"The machine was closed before {missing}")
                 if self._ended:
-                    how = "machine was closed" if self._closed else "guest ended"
-                    raise PyvmmError(f"The {how} before {missing}")
+                    raise PyvmmError(
+                        f"The guest ended before {missing}; its end is {self._ended!r}"
+                    )
                 raise TimeoutError(f"{timeout:g} s passed before {missing}")
             end = at + len(pattern)
             found = bytes(self._history[self._seen : end])
@@ -73,16 +78,17 @@ class Buffer(Chardev):
         """Offer what waits, on the loop's thread."""
         self._loop.call_soon(lambda: self._feed(b""))
 
-    def ended(self) -> None:
+    def ended(self, how: object) -> None:
         """Wake those who wait."""
         with self._changed:
-            self._ended = True
+            self._ended = how
             self._changed.notify_all()
 
     def close(self) -> None:
         """Wake those who wait; the output stays."""
-        self._closed = True
-        self.ended()
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
 
     def _find(self, pattern: bytes) -> int:
         return self._history.find(pattern, self._seen)

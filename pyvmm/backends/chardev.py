@@ -88,8 +88,8 @@ class Chardev:
     def resume(self) -> None:
         """The guest has room for input. Any thread."""
 
-    def ended(self) -> None:
-        """The guest has ended: there will be no more output. Any thread."""
+    def ended(self, how: object) -> None:
+        """The guest has ended by `how`, an End or an error: no more output comes. Any thread."""
 
     def flush(self) -> None:
         """Wait until all output has been read. Any thread, once the guest has ended."""

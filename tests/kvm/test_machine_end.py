@@ -49,6 +49,7 @@ def test_who_expects_output_learns_that_the_guest_ended(built_in: Machine) -> No
     waiting = Waiting(lambda: built_in.serial.expect(b"never", 2 * PATIENCE))
     built_in.serial.write(b"poweroff\r")
     assert "guest ended before the guest wrote b'never'" in str(waiting.outcome)
+    assert str(waiting.outcome).endswith("its end is PoweredOff()")
     assert built_in.wait(PATIENCE) == ends.PoweredOff()
 
 

@@ -13,7 +13,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-from pyvmm import Linux, Machine, UsageError
+from pyvmm import Linux, Machine, PyvmmError, UsageError
 
 GUESTS = "build/guests"
 PATIENCE = 120.0  # seconds
@@ -55,6 +55,43 @@ def refused(vm: Machine, command: str) -> str:
         return str(error)
 
 
+def look(vm: Machine) -> dict[str, object]:
+    """What there is to see in a guest."""
+    vm.start()
+    vm.serial.expect(b"guest# ", PATIENCE)
+    told: dict[str, object] = {}
+    told["release"] = ask(vm, "uname -r").strip()
+    told["own dmesg"] = ask(vm, "dmesg").splitlines()
+    told["dmesg"] = str(vm.command("dmesg")).splitlines()
+    told["own ps"] = [line.split() for line in ask(vm, "ps -o pid,ppid,comm").splitlines()[1:]]
+    told["ps"] = vm.command("ps").data
+    wanted = "|".join(NAMES)
+    own = ask(vm, f"grep -E ' ({wanted})$' /proc/kallsyms").splitlines()
+    told["own symbols"] = {line.split()[2]: int(line.split()[0], 16) for line in own}
+    told["symbols"] = {name: vm.guest.symbols.address(name) for name in NAMES}
+    told["from"] = vm.command("symbols").data
+    told["idle"] = when_idle(vm)
+
+    vm.command("symbols export /tmp/guest.elf")
+    vm.command("symbols export /tmp/guest.map")
+    told["rip"] = [vcpu.regs.rip for vcpu in vm.vcpus]
+    told["rsp"] = [vcpu.regs.rsp for vcpu in vm.vcpus]
+    vm.command("dump-guest-memory /tmp/guest.core")
+    told["from elf"] = vm.command("symbols /tmp/guest.elf").data
+    text = Path("/tmp/guest.map").read_text()
+    first = re.compile(r"^f\S+", re.MULTILINE)
+    shifted = first.sub(lambda match: f"{int(match[0], 16) - 64:x}", text, count=1000)
+    Path("/tmp/other.map").write_text(shifted)
+    told["other"] = refused(vm, "symbols /tmp/other.map")
+    told["still"] = vm.guest.source
+
+    vm.memory.write(vm.guest.kernel.place, bytes(64))
+    vm.guest.forget_symbols()
+    told["without note"] = vm.command("symbols").data
+    told["idle without note"] = when_idle(vm)
+    return told
+
+
 def main(kernel: str, kaslr: str) -> None:
     boot = Linux(
         f"{GUESTS}/{kernel}",
@@ -63,39 +100,11 @@ def main(kernel: str, kaslr: str) -> None:
         kaslr=kaslr == "kaslr",
     )
     with Machine(memory="192M", cpus=2, serial=["buffer"], boot=boot) as vm:
-        vm.start()
-        vm.serial.expect(b"guest# ", PATIENCE)
-        told: dict[str, object] = {}
-        told["release"] = ask(vm, "uname -r").strip()
-        told["own dmesg"] = ask(vm, "dmesg").splitlines()
-        told["dmesg"] = str(vm.command("dmesg")).splitlines()
-        told["own ps"] = [line.split() for line in ask(vm, "ps -o pid,ppid,comm").splitlines()[1:]]
-        told["ps"] = vm.command("ps").data
-        wanted = "|".join(NAMES)
-        own = ask(vm, f"grep -E ' ({wanted})$' /proc/kallsyms").splitlines()
-        told["own symbols"] = {line.split()[2]: int(line.split()[0], 16) for line in own}
-        told["symbols"] = {name: vm.guest.symbols.address(name) for name in NAMES}
-        told["from"] = vm.command("symbols").data
-        told["idle"] = when_idle(vm)
-
-        vm.command("symbols export /tmp/guest.elf")
-        vm.command("symbols export /tmp/guest.map")
-        told["rip"] = [vcpu.regs.rip for vcpu in vm.vcpus]
-        told["rsp"] = [vcpu.regs.rsp for vcpu in vm.vcpus]
-        vm.command("dump-guest-memory /tmp/guest.core")
-        told["from elf"] = vm.command("symbols /tmp/guest.elf").data
-        text = Path("/tmp/guest.map").read_text()
-        first = re.compile(r"^f\S+", re.MULTILINE)
-        shifted = first.sub(lambda match: f"{int(match[0], 16) - 64:x}", text, count=1000)
-        Path("/tmp/other.map").write_text(shifted)
-        told["other"] = refused(vm, "symbols /tmp/other.map")
-        told["still"] = vm.guest.source
-
-        vm.memory.write(vm.guest.kernel.place, bytes(64))
-        vm.guest.forget_symbols()
-        told["without note"] = vm.command("symbols").data
-        told["idle without note"] = when_idle(vm)
-    print(json.dumps(told))
+        try:
+            print(json.dumps(look(vm)))
+        except (PyvmmError, TimeoutError):
+            print(vm.diagnose().text())
+            raise
 
 
 main(*sys.argv[1:])
