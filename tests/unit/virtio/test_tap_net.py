@@ -18,11 +18,10 @@ from pyvmm.virtio import net_spec as spec
 from pyvmm.virtio import virtio_spec
 from pyvmm.virtio.tap_net import TapNet
 from tests.fakes.driver import PACKED, PATIENCE, SPLIT, Driver, Guest
+from tests.fakes.netdriver import HEADER, MAC, frame, pieces, send
 from tests.fakes.netns import network_namespace
 from tests.fakes.tap import HELD_BACK, SocketTap
 
-MAC = bytes.fromhex("525400000001")
-HEADER = bytes(spec.HEADER.size)
 CSUM_HEADER = spec.HEADER.pack(spec.HDR_F_NEEDS_CSUM, 0, 0, 0, 14, 2, 0)
 MERGED = SPLIT | spec.F_MRG_RXBUF | spec.F_GUEST_CSUM
 FORMATS = {"split": MERGED, "packed": MERGED | PACKED}
@@ -90,26 +89,6 @@ def test_how_far_it_has_come_is_known_whoever_moves_the_frames(rig: Rig) -> None
     positions: list[dict[int, int]] = []
     rig.net.worker.call(lambda: positions.append(rig.net.positions()))
     assert (positions[0][TRANSMIT], positions[0][2]) == (3, 1)
-
-
-def frame(length: int, seed: int = 0) -> bytes:
-    """An Ethernet frame of `length` bytes for MAC, of a kind that nobody knows."""
-    payload = random.Random(seed).randbytes(length - spec.ETHERNET_SIZE)
-    return MAC + MAC[::-1] + b"\x88\xb5" + payload
-
-
-def pieces(data: bytes, rng: random.Random) -> list[bytes]:
-    """`data` cut anyhow."""
-    cuts = sorted(rng.randrange(len(data) + 1) for _ in range(rng.randrange(5)))
-    return [data[a:b] for a, b in zip([0, *cuts], [*cuts, len(data)], strict=True) if a < b]
-
-
-def send(queue: Driver, *readable: bytes) -> None:
-    """Send one frame; it comes back with nothing written."""
-    token = queue.add(readable)
-    queue.kick()
-    (used,) = queue.wait()
-    assert (used.token, used.length) == (token, 0)
 
 
 def received(queue: Driver, tokens: list[int]) -> bytes:

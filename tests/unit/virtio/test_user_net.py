@@ -14,10 +14,9 @@ from pyvmm.virtio import virtio_spec
 from pyvmm.virtio.net_frame import OVERHEAD
 from pyvmm.virtio.user_net import UserNet
 from tests.fakes.driver import PACKED, PATIENCE, SPLIT, Driver, Guest
+from tests.fakes.netdriver import HEADER, MAC, frame, pieces, send
 from tests.fakes.user import KEPT_MAX, Peer
 
-MAC = bytes.fromhex("525400000001")
-HEADER = bytes(spec.HEADER.size)
 MERGED = SPLIT | spec.F_MRG_RXBUF
 NO_EVENTS = MERGED & ~virtio_spec.F_EVENT_IDX
 FORMATS = {"split": MERGED, "packed": MERGED | PACKED, "flags": NO_EVENTS}
@@ -40,8 +39,8 @@ class Rig:
         """Frames for the guest, in one turn."""
 
         def give() -> None:
-            for frame in frames:
-                self.peer.take(frame)
+            for one in frames:
+                self.peer.take(one)
             self.peer.turn()
 
         self.net.worker.call(give)
@@ -67,25 +66,6 @@ def rig() -> Iterator[Rig]:
 @pytest.fixture(params=FORMATS)
 def features(request: pytest.FixtureRequest) -> int:
     return FORMATS[request.param]
-
-
-def frame(length: int, seed: int = 0) -> bytes:
-    payload = random.Random(seed).randbytes(length - spec.ETHERNET_SIZE)
-    return MAC + MAC[::-1] + b"\x88\xb5" + payload
-
-
-def pieces(data: bytes, rng: random.Random) -> list[bytes]:
-    """`data` cut anyhow."""
-    cuts = sorted(rng.randrange(len(data) + 1) for _ in range(rng.randrange(5)))
-    return [data[a:b] for a, b in zip([0, *cuts], [*cuts, len(data)], strict=True) if a < b]
-
-
-def send(queue: Driver, *readable: bytes, indirect: bool = False) -> None:
-    """Send one frame; it comes back with nothing written."""
-    token = queue.add(readable, indirect=indirect)
-    queue.kick()
-    (used,) = queue.wait()
-    assert (used.token, used.length) == (token, 0)
 
 
 def received(queue: Driver, tokens: list[int]) -> bytes:
