@@ -7,12 +7,11 @@ anybody: too much is received then rather than too little (VIRTIO 1.2 §5.1.6.5.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 
 from pyvmm.errors import HostError
-from pyvmm.events import Event
-from pyvmm.typed import TYPE_CHECKING, Protocol
+from pyvmm.typed import TYPE_CHECKING, Any, Protocol
 from pyvmm.virtio import net_spec as spec
 from pyvmm.virtio.device import ring_doorbell
 from pyvmm.virtio.net import Link, Net
@@ -50,21 +49,12 @@ class MovedNet(Net):
 
     _moved = True  # or Net does it all
 
-    def __init__(
-        self,
-        name: str,
-        link: Link,
-        mac: bytes,
-        *,
-        pairs: int = 1,
-        mtu: int | None = None,
-        tell: Callable[[Event], object] = lambda event: None,
-    ) -> None:
+    def __init__(self, name: str, link: Link, mac: bytes, **settings: Any) -> None:
         """See Net."""
         self._mover: Mover | None = None
         self._counting = threading.Lock()  # held while `_mover` and what it counted change
         self._moving = False
-        super().__init__(name, link, mac, pairs=pairs, mtu=mtu, tell=tell)
+        super().__init__(name, link, mac, **settings)
 
     @property
     def _carries(self) -> bool:

@@ -6,11 +6,10 @@ wants to receive is left to the tap, which does not know VLANs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from pyvmm import fastpath
-from pyvmm.events import Event
-from pyvmm.typed import Protocol
+from pyvmm.typed import Any, Protocol
 from pyvmm.virtio import net_spec as spec
 from pyvmm.virtio import virtio_spec
 from pyvmm.virtio.chain import Chain
@@ -59,16 +58,14 @@ class TapNet(MovedNet):
         link: TapLink,
         mac: bytes,
         *,
-        pairs: int = 1,
-        mtu: int | None = None,
         vhosts: Sequence[Vhost] = (),
-        tell: Callable[[Event], object] = lambda event: None,
+        **settings: Any,
     ) -> None:
         """`vhosts` is a vhost-net device for each pair of queues, if the kernel is to serve them.
 
         See Net for the others.
         """
-        super().__init__(name, link, mac, pairs=pairs, mtu=mtu, tell=tell)
+        super().__init__(name, link, mac, **settings)
         self.vhosts = tuple(vhosts)
         for vhost in self.vhosts:
             self.features &= ~QUEUE_FEATURES | vhost.features
