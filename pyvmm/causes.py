@@ -90,7 +90,7 @@ def _interpreted(e: Evidence) -> Cause | None:
 
 
 def _left_ram(e: Evidence) -> Cause | None:
-    if not e.lost:
+    if not e.lost or _reset_by_kvm(e) is not None:
         return None
     return Cause(
         "The guest executes at an address where it has no memory: it jumped through a wild "
@@ -98,6 +98,25 @@ def _left_ram(e: Evidence) -> Cause | None:
         "Check with `pyvmm inspect` that the image is whole and for this machine; give the guest "
         "more --memory if the address lies above it",
     )
+
+
+def _reset_by_kvm(e: Evidence) -> Cause | None:
+    if not isinstance(e.end, TripleFault) or not any(
+        regs is not None and sregs is not None and _as_after_reset(regs, sregs)
+        for _, regs, sregs in e.registers
+    ):
+        return None
+    return Cause(
+        "The guest's exceptions failed, and theirs; KVM has reset the vCPU since, as it does on "
+        "AMD processors: the registers below are no longer the guest's",
+        "Look at the vCPU's last exits below for where it was; `--trace 'exit.*'` shows all that "
+        "led there",
+    )
+
+
+def _as_after_reset(regs: Any, sregs: Any) -> bool:
+    """Whether the vCPU would execute its first instruction, SDM 3A table 9-1."""
+    return (regs.rip, sregs.cs.base) == (spec.RESET_RIP, spec.RESET_CS_BASE)
 
 
 def _invalid_state(e: Evidence) -> Cause | None:
@@ -329,6 +348,7 @@ RULES: tuple[Rule, ...] = (
     _not_emulated,
     _interpreted,
     _left_ram,
+    _reset_by_kvm,
     _invalid_state,
     _triple_fault_reboot,
     _no_idt,

@@ -92,6 +92,7 @@ FLAGS = {
     16: "RF", 17: "VM", 18: "AC", 21: "ID",
 }  # fmt: skip
 INSTRUCTION_MAX = 15  # bytes, SDM 2A §2.3.11
+RESET_RIP, RESET_CS_BASE = 0xFFF0, 0xFFFF0000  # SDM 3A table 9-1
 EXCEPTION_VECTORS = 32  # SDM 3A §6.2
 GATE_SIZE = 8  # bytes of the smallest protected mode descriptor in an IDT, SDM 3A §6.11
 

@@ -21,11 +21,11 @@ def evidence(end=None, cmdline=CONSOLE, said="", *, log="", **more):
     return Evidence(end, facts, said + "\n" + log, log, **more)
 
 
-def vcpu(mp_state=0, rflags=2, idt_limit=0xFFF, idt_base=0xFE00, cr0=0x11):
+def vcpu(mp_state=0, rflags=2, idt_limit=0xFFF, idt_base=0xFE00, cr0=0x11, rip=0xFFF0, cs_base=0):
     return (
         mp_state,
-        Fields(rflags=rflags),
-        Fields(idt=Fields(limit=idt_limit, base=idt_base), cr0=cr0),
+        Fields(rflags=rflags, rip=rip),
+        Fields(idt=Fields(limit=idt_limit, base=idt_base), cr0=cr0, cs=Fields(base=cs_base)),
     )
 
 
@@ -55,6 +55,16 @@ CASES = {
         "hardware virtualization",
     ),
     "a wild jump": (evidence(TripleFault(0), said="x", lost=True), "wild pointer", "inspect"),
+    "a triple fault on AMD, after which KVM resets the vCPU": (
+        evidence(
+            TripleFault(0),
+            said="x",
+            lost=True,
+            registers=[vcpu(idt_limit=0xFFFF, idt_base=0, cr0=0x10, cs_base=0xFFFF0000)],
+        ),
+        "no longer the guest's",
+        "last exits",
+    ),
     "an invalid state on Intel": (
         evidence(EntryFailed(0, 0x80000021), said="x"),
         "inconsistent",
@@ -180,6 +190,11 @@ def test_no_more_than_two_causes_are_named(case):
 def test_a_jump_to_nowhere_is_not_blamed_on_the_emulator():
     e = evidence(EmulationFailed(0, 1, b""), said="x", lost=True, kvm="kvm_pvm")
     assert "wild pointer" in whys(e)
+    assert len(likely_causes(e)) == 1
+
+
+def test_a_vcpu_that_kvm_has_reset_did_not_jump_to_nowhere():
+    e, _, _ = CASES["a triple fault on AMD, after which KVM resets the vCPU"]
     assert len(likely_causes(e)) == 1
 
 
