@@ -136,7 +136,19 @@ class Agent:
         self.send(Kind.EXIT, number, str(process.popen.wait()).encode())
 
 
+def leave_first_cpu() -> None:
+    """Let nothing that is started here run on CPU 0, where the emulator breaks VMRUN.
+
+    On every CPU's XRSTOR it changes flags of CPU 0 without a lock (QEMU 10,
+    target/i386/tcg/system/fpu_helper.c, cpu_clear_ignne). Among them is whether CPU 0 is in a
+    guest with nested paging: when what it stored there itself is lost by that, the guest on it
+    dies by a triple fault, or hangs.
+    """
+    os.sched_setaffinity(0, os.sched_getaffinity(0) - {0})
+
+
 def main() -> None:
+    leave_first_cpu()
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     (name,) = Path("/sys/class/virtio-ports").glob("*/name")
     assert name.read_text().strip() == PORT
