@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pyvmm.monitor.result import Fields, Live, Result, Sections, Table, Text, cell_text, lines_of
+from pyvmm.monitor.result import Fields, Live, Result, Sections, Table, cell_text, lines_of
 from pyvmm.printable import printable
 
 NAME = "ansicyan"
@@ -48,5 +48,5 @@ def _pieces(result: Result) -> Iterator[Piece]:
                 yield from _pieces(section)
         case Live(_, make):
             yield from _pieces(make())
-        case Text(text):
-            yield (PLAIN, text)
+        case _:
+            yield (PLAIN, str(result))

@@ -166,6 +166,21 @@ def test_a_program_that_knows_no_more_than_lines(served: tuple[Running, str]) ->
     assert run.wait() == 0
 
 
+@pytest.mark.parametrize(
+    "line", ["info registers general", "info cpus", "x /4x 0x100000", "x /2i 0x100000", "backtrace"]
+)
+def test_a_screen_shows_what_a_pipe_gets(served: tuple[Running, str], line: str) -> None:
+    _, path = served
+    told = pyvmm("monitor", path, stdin=f"stop\n{line}\n".encode()).stdout.decode().splitlines()
+    assert told
+    with Tmux("monitor", path) as user:
+        user.resize(120, 30)
+        toolbar = TOOLBAR.replace("running", "paused")
+        user.until_screen(GREETING, PROMPT, toolbar)
+        user.keys(line, "Enter")
+        user.until_screen(GREETING, f"{PROMPT} {line}", *told, PROMPT, toolbar)
+
+
 def test_pyvmm_monitor_on_a_terminal(served: tuple[Running, str]) -> None:
     run, path = served
     with Tmux("monitor", path) as user:

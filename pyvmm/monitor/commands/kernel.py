@@ -59,8 +59,10 @@ class Frames(Result):
 
     def __str__(self) -> str:
         return "\n".join(
-            f"#{number:<3} {frame.address:#018x} {'' if frame.sure else '? '}"
-            + ("in user mode" if frame.user else symbol or "")
+            (
+                f"#{number:<3} {frame.address:#018x} {'' if frame.sure else '? '}"
+                + ("in user mode" if frame.user else symbol or "")
+            ).rstrip()
             for number, (frame, symbol) in enumerate(self.frames)
         )
 

@@ -33,6 +33,15 @@ def text_of(result: Result) -> str:
     return "".join(text for _, text in render(result))
 
 
+class Own(Result):
+    """What a command shows in its own way."""
+
+    number: int
+
+    def __str__(self) -> str:
+        return f"number {self.number}"
+
+
 @given(RESULTS)
 def test_no_result_can_steer_the_terminal(result: Result) -> None:
     assert all(c.isprintable() or c == "\n" for c in text_of(result))
@@ -44,6 +53,7 @@ def test_rendering_adds_styles_to_the_same_text() -> None:
             "First": Fields({"a": 1, "long": Hex(255), "none": None, "yes": True}),
             "Second": Table(("name", "count"), [("x", 10), ("yy", 5)]),
             "Third": Text("one\ntwo"),
+            "Fourth": Own(7),
         }
     )
     assert text_of(result) == str(result)
