@@ -26,6 +26,7 @@
 #include <unistd.h>
 
 #include "native.h"
+#include "thread.h"
 #include "trace.h"
 
 _Static_assert(sizeof((struct pv_ring){0}.bytes) == PV_RING_BYTES, "native.h");
@@ -88,7 +89,7 @@ int pv_vcpu_enter(struct pv_vcpu *vcpu)
     pthread_once(&once, choose_kick_signal);
     if (!kick_signal)
         return -EBUSY;
-    sigfillset(&blocked);
+    pv_signals_for_others(&blocked);
     sigdelset(&blocked, kick_signal);
     int error = pthread_sigmask(SIG_SETMASK, &blocked, NULL);
     if (error)

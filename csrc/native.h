@@ -123,8 +123,8 @@ void pv_cpuid(uint32_t function, uint32_t registers[4]);
 int pv_vcpu_open(struct pv_vcpu *vcpu);
 void pv_vcpu_close(struct pv_vcpu *vcpu);
 
-/* Make the calling thread the one that pv_vcpu_kick interrupts, with every other signal blocked;
- * and named vcpu<index>; 0 or -errno. pv_vcpu_leave takes that back. */
+/* Make the calling thread the one that pv_vcpu_kick interrupts, named vcpu<index>, with every
+ * other signal blocked but those of its own faults; 0 or -errno. pv_vcpu_leave takes that back. */
 int pv_vcpu_enter(struct pv_vcpu *vcpu);
 void pv_vcpu_leave(struct pv_vcpu *vcpu);
 

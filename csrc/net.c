@@ -4,7 +4,6 @@
  */
 #define _GNU_SOURCE
 #include <errno.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
@@ -211,7 +210,6 @@ static int prepare(struct pv_net *net, struct pv_net_thread *thread)
 int pv_net_open(struct pv_net *net)
 {
     struct pv_net_thread *thread = calloc(1, sizeof(*thread));
-    sigset_t all, before;
     int error;
 
     if (!thread)
@@ -219,10 +217,7 @@ int pv_net_open(struct pv_net *net)
     net->thread = thread;
     pthread_mutex_init(&thread->lock, NULL);
     pthread_cond_init(&thread->changed, NULL);
-    sigfillset(&all); /* the thread inherits it: signals are for Python */
-    pthread_sigmask(SIG_SETMASK, &all, &before);
     error = prepare(net, thread);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
     if (error)
         release(net);
     return -error;

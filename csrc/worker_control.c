@@ -4,7 +4,6 @@
  */
 #define _GNU_SOURCE
 #include <errno.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
@@ -55,7 +54,6 @@ static int prepare(struct pv_disk *disk, struct pv_disk_threads *threads)
 int pv_disk_open(struct pv_disk *disk)
 {
     struct pv_disk_threads *threads = calloc(1, sizeof(*threads));
-    sigset_t all, before;
     int error;
 
     if (!threads)
@@ -66,10 +64,7 @@ int pv_disk_open(struct pv_disk *disk)
     pthread_mutex_init(&threads->lock, NULL);
     pthread_cond_init(&threads->work, NULL);
     pthread_cond_init(&threads->changed, NULL);
-    sigfillset(&all); /* the threads inherit it: signals are for Python */
-    pthread_sigmask(SIG_SETMASK, &all, &before);
     error = prepare(disk, threads);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
     if (error)
         release(disk);
     return -error;

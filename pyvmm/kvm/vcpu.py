@@ -93,7 +93,7 @@ class Vcpu(Handle):
     def enter_thread(self) -> None:
         """Make the calling thread the one that runs this vCPU and that `kick` interrupts.
 
-        All its other signals are blocked from now on. Raises KvmError.
+        All its other signals but those of its own faults are blocked from now on. Raises KvmError.
         """
         error = lib.pv_vcpu_enter(self.native)
         if error:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from signal import SIGHUP, SIGINT, SIGQUIT, SIGTERM
+from pathlib import Path
+from signal import SIGHUP, SIGINT, SIGQUIT, SIGSEGV, SIGTERM
 
 import pytest
-from command import PROMPT, Running, program
+from command import PATIENCE, PROMPT, Running, program
+
+from pyvmm import Machine
 
 NEVER, AT_ONCE = "cli.POWER_OFF_SECONDS = 1e6", "cli.POWER_OFF_SECONDS = 0"
 EVERY_SIGNAL_COUNTS = "cli.SAME_SIGNAL_SECONDS = -1"
@@ -94,3 +97,14 @@ lifecycle.Board = board
         run.signal(number)
         assert run.wait() == 130
         assert run.rest() == b""
+
+
+def test_a_vcpus_thread_takes_no_signals_but_those_of_its_own_faults() -> None:
+    with Machine(memory="16M") as vm:
+        vm.start()
+        vm.serial.expect(PROMPT, PATIENCE)
+        status = Path(f"/proc/self/task/{vm.board.vcpus[0].thread_id}/status").read_text()
+    blocked = int(status.partition("SigBlk:\t")[2].split()[0], 16)
+    assert status.startswith("Name:\tvcpu0\n")
+    assert blocked >> SIGINT - 1 & 1
+    assert not blocked >> SIGSEGV - 1 & 1

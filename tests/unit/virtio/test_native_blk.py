@@ -6,6 +6,7 @@ import ctypes
 import logging
 import os
 import resource
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -506,7 +507,8 @@ def test_the_threads_are_named_and_take_no_signals(make: MakeRig) -> None:
         status = Path(f"/proc/self/task/{task}/status").read_text()
         if status.startswith("Name:\tpv-"):
             blocked = int(status.partition("SigBlk:\t")[2].split()[0], 16)
-            assert blocked >> 1 & 1  # SIGINT
+            assert blocked >> signal.SIGINT - 1 & 1
+            assert not blocked >> signal.SIGSEGV - 1 & 1
 
 
 # ---- limits ----
