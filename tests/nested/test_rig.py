@@ -47,11 +47,11 @@ def test_much_output_is_kept_in_order(nested_host: NestedHost) -> None:
 
 
 def test_a_signal_ends_the_children_too(nested_host: NestedHost) -> None:
-    process = nested_host.spawn(["sh", "-c", "sleep 1000 & echo started; wait"])
-    process.expect(b"started")
+    process = nested_host.spawn(["sh", "-c", "sleep 1000 & echo started $!; wait"])
+    child = process.expect(rb"started (\d+)\n")[1].decode()
     process.send_signal(signal.SIGTERM)
     assert process.wait() == -signal.SIGTERM
-    assert nested_host.run(["sh", "-c", "grep -l sleep /proc/[0-9]*/comm"]) == (1, "")
+    assert nested_host.run(["test", "-e", f"/proc/{child}"]) == (1, "")
 
 
 def test_an_end_does_not_wait_for_a_child_left_behind(nested_host: NestedHost) -> None:
