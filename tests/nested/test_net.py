@@ -77,7 +77,8 @@ def test_a_guest_resets_under_load(
         host_end.send_signal(signal.SIGKILL)
         prepare(guest)
         back_end.configure(guest)
-        exchange(nested_host, guest, back_end.peer, 4)
+        if back_end.mib_after_reset:
+            exchange(nested_host, guest, back_end.peer, back_end.mib_after_reset)
 
 
 def test_two_guests_on_a_bridge_reach_one_another(nested_host: NestedHost) -> None:
