@@ -90,7 +90,7 @@ def _interpreted(e: Evidence) -> Cause | None:
 
 
 def _left_ram(e: Evidence) -> Cause | None:
-    if not e.lost or _reset_by_kvm(e) is not None:
+    if not e.lost or _was_reset(e):
         return None
     return Cause(
         "The guest executes at an address where it has no memory: it jumped through a wild "
@@ -101,10 +101,7 @@ def _left_ram(e: Evidence) -> Cause | None:
 
 
 def _reset_by_kvm(e: Evidence) -> Cause | None:
-    if not isinstance(e.end, TripleFault) or not any(
-        regs is not None and sregs is not None and _as_after_reset(regs, sregs)
-        for _, regs, sregs in e.registers
-    ):
+    if not _was_reset(e):
         return None
     return Cause(
         "The guest's exceptions failed, and theirs; KVM has reset the vCPU since, as it does on "
@@ -114,9 +111,14 @@ def _reset_by_kvm(e: Evidence) -> Cause | None:
     )
 
 
-def _as_after_reset(regs: Any, sregs: Any) -> bool:
-    """Whether the vCPU would execute its first instruction, SDM 3A table 9-1."""
-    return (regs.rip, sregs.cs.base) == (spec.RESET_RIP, spec.RESET_CS_BASE)
+def _was_reset(e: Evidence) -> bool:
+    """Whether a vCPU would, after a triple fault, execute its first instruction."""
+    return isinstance(e.end, TripleFault) and any(
+        regs is not None
+        and sregs is not None
+        and (regs.rip, sregs.cs.base) == (spec.RESET_RIP, spec.RESET_CS_BASE)
+        for _, regs, sregs in e.registers
+    )
 
 
 def _invalid_state(e: Evidence) -> Cause | None:
