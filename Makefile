@@ -25,7 +25,8 @@ run: build guests
 		exec $(PYTHON) -m pyvmm $(RUN); \
 	else \
 		echo "/dev/kvm here cannot run a Linux kernel (make doctor says why): running it in the nested host"; \
-		exec $(PYTHON) tests/nested/rig.py shell python3 -m pyvmm $(RUN); \
+		if [ -t 0 ]; then how=shell; else how="run --"; fi; \
+		exec $(PYTHON) tests/nested/rig.py $$how python3 -m pyvmm $(RUN); \
 	fi
 
 FUZZ_S ?= 60
