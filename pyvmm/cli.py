@@ -6,7 +6,7 @@ import gc
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 
 from pyvmm.config import (
     ENTRIES,
@@ -18,7 +18,7 @@ from pyvmm.config import (
     load_toml,
 )
 from pyvmm.ends import DebugExit, Exited, Quit
-from pyvmm.errors import HostError, PyvmmError, UsageError
+from pyvmm.errors import PyvmmError, UsageError
 from pyvmm.options import REST, Arguments, Parser
 from pyvmm.typed import TYPE_CHECKING, Any
 
@@ -36,7 +36,6 @@ INTERRUPTED = 128 + signal.SIGINT  # as a shell tells of a program that a signal
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 # The options that control.py opens a front end for.
 CONTROL = ("gdb", "monitor", "qmp", "metrics")
-REGISTER_SECONDS = 0.01  # after the start: the guest's first output goes before
 POWER_OFF_SECONDS = 10  # what a guest has after SIGTERM pressed its power button
 SAME_SIGNAL_SECONDS = 0.1  # timeout(1) sends its signal to the process, then to the whole group
 
@@ -121,13 +120,13 @@ def _parser() -> Parser:
     add = parser.command("ps", "list the machines that run", _of_others("ps")).add
     add("--json", action="store_true", help="for programs")
     add = parser.command("stop", "have a machine power itself off", _of_others("stop")).add
-    add("name", metavar="NAME", required=True, help="or the number of its process")
+    add("name", metavar="NAME", required=True, help="or its ID, as `pyvmm ps` lists it")
     add("--timeout", type=float, metavar="S", help="end it after so many seconds [10]")
     add("--force", action="store_true", help="end it at once")
     add = parser.command("console", "attach to its serial port", _of_others("console")).add
-    add("name", metavar="NAME", required=True, help="or the number of its process")
+    add("name", metavar="NAME", required=True, help="or its ID, as `pyvmm ps` lists it")
     add = parser.command("stat", "print a machine's counters", _of_others("stat")).add
-    add("name", metavar="NAME", required=True, help="or the number of its process")
+    add("name", metavar="NAME", required=True, help="or its ID, as `pyvmm ps` lists it")
     add("--json", action="store_true", help="for programs")
     trace = parser.command("trace", "print the exits that the monitor's `record` wrote", _trace)
     trace.add("file", metavar="FILE", required=True)
@@ -208,6 +207,8 @@ def _run(args: Arguments) -> int:
             level=logging.INFO if args.verbose == 1 else logging.DEBUG, format="pyvmm: %(message)s"
         )
     machine = Machine(config_of(args))
+    machine.own_process = True
+    machine.fronts = {name: where for name in CONTROL if (where := vars(args)[name])}
     signals = [
         number
         for number in SIGNALS
@@ -225,7 +226,6 @@ def _run(args: Arguments) -> int:
         patience = 0 if args.rest else POWER_OFF_SECONDS
         with (
             _controlled(machine, args),
-            _registered(machine, args),
             _signals(machine, signals, patience),
             raw_mode() if own else nullcontext(),
         ):
@@ -247,32 +247,13 @@ def _run(args: Arguments) -> int:
 
 
 def _controlled(machine: Machine, args: Arguments) -> AbstractContextManager[None]:
-    """The front ends that the options ask for."""
-    settings = {name: value for name in (*CONTROL, "trace") if (value := vars(args)[name])}
+    """The front ends that the options ask for, and traces."""
+    settings = machine.fronts | ({"trace": args.trace} if args.trace else {})
     if not settings:
         return nullcontext()
     from pyvmm.control import controlled
 
     return controlled(machine, settings)
-
-
-@contextmanager
-def _registered(machine: Machine, args: Arguments) -> Iterator[None]:
-    """Have the user's other processes find the machine once it is under way."""
-    with ExitStack() as stack:
-
-        def register() -> None:
-            from pyvmm.registry.entry import Entry
-
-            fronts = {name: where for name in CONTROL if (where := vars(args)[name])}
-            try:
-                stack.callback(Entry(machine, fronts).close)
-            except HostError as error:
-                if args.verbose:
-                    _tell(f"pyvmm: other programs cannot find this machine: {error}")
-
-        machine.loop.call_at(machine.loop.now() + REGISTER_SECONDS, register)
-        yield
 
 
 def _show_progress(text: str) -> None:

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     import socket
 
     from pyvmm.debugger import Debugger
+    from pyvmm.registry.entry import Entry
+
+REGISTER_SECONDS = 0.01  # after the start: the guest's first output goes before
 
 
 class Lifecycle:
@@ -52,6 +55,9 @@ class Lifecycle:
         self._threads: list[threading.Thread] = []
         self._listeners: list[Callable[[events.Event], object]] = []
         self._debugger: Debugger | None = None
+        self._entry: Entry | None = None
+        self.fronts: dict[str, str] = {}  # the front ends that it has, each with where it listens
+        self.own_process = False  # whether the process is there for it alone, and ends with it
 
     # ---- opening and closing ----
 
@@ -115,6 +121,7 @@ class Lifecycle:
             thread.join()
         if self._end is None:  # the loop did not run, or had no time for it
             self._finish(ends.Quit())
+        self._unregister()  # if an error has stopped it
         self._threads.clear()
         self._board = None
         self._stack.close()
@@ -151,6 +158,7 @@ class Lifecycle:
             self.loop.run()
         finally:
             self.run_state.hold("ended")
+            self._unregister()  # if an error has stopped it
         return self.wait()
 
     def wait(self, timeout: float | None = None) -> End:
@@ -262,6 +270,17 @@ class Lifecycle:
             for vcpu in vcpus:
                 thread = start_thread(f"vcpu{vcpu.index}", self._run_vcpu, vcpu)
                 self._threads.append(thread)
+            self.loop.call_at(self.loop.now() + REGISTER_SECONDS, self._register)
+
+    def _register(self) -> None:
+        """See Machine."""
+        raise NotImplementedError
+
+    def _unregister(self) -> None:
+        """On the loop's thread, or when it has stopped."""
+        if self._entry is not None:
+            self._entry.close()
+            self._entry = None
 
     def _run_loop(self) -> None:
         try:
@@ -341,6 +360,7 @@ class Lifecycle:
             self._lock.notify_all()
         self._tell(events.Ended(end, self._by_guest))
         self._end_output(end)
+        self._unregister()
 
     def _fail(self, error: BaseException) -> None:
         with self._lock:

@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from pyvmm import events
-from pyvmm.errors import UsageError
+from pyvmm.errors import HostError, UsageError
 from pyvmm.kvm import Vcpu
 from pyvmm.lifecycle import Lifecycle
+from pyvmm.log import Log
 from pyvmm.loop import start_thread
 from pyvmm.memory import GuestMemory
 from pyvmm.typed import TYPE_CHECKING
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from pyvmm.monitor.result import Result
     from pyvmm.tracing.tracer import Tracer
     from pyvmm.virtio.device import VirtioDevice
+
+log = Log(__name__)
 
 
 class Machine(Lifecycle):
@@ -105,6 +108,17 @@ class Machine(Lifecycle):
             serve_terminal(self, client, hello)
 
         return start_thread("monitor", serve).join
+
+    def _register(self) -> None:
+        """Have the user's other processes find it, unless it has ended. The loop's thread."""
+        if self._end is not None:
+            return
+        from pyvmm.registry.entry import Entry
+
+        try:
+            self._entry = Entry(self)
+        except HostError as error:
+            log.info("other programs cannot find this machine: %s", error)
 
     # ---- looking inside ----
 

@@ -2,7 +2,7 @@
 
 General layout:
 
-    entry.py        this process's own entry; the only part that `pyvmm run` imports
+    entry.py        this process's own entries; the only part that a start imports
     machines.py     the entries of all, and what they can be asked
     protocol.py     how a conversation on a control socket begins
     services.py     what answers on a machine's control socket, imported when it is first used
@@ -10,7 +10,7 @@ General layout:
     commands.py     `pyvmm ps`, `stop`, `console`, `stat` and `monitor`
 
 The directory is `pyvmm` in XDG_RUNTIME_DIR, or where `entry.directory` says. In it a machine has
-two files, named by its process: PID.json says what it is, and PID.sock is its control socket. That
-socket is also the proof of life: an entry whose socket refuses is a dead process's, whoever has its
-number now.
+two files, named by its process, PID or, for the second of a process, PID.2: ID.json says what it
+is, and ID.sock is its control socket. That socket is also the proof of life: an entry whose socket
+refuses is a dead process's, whoever has its number now.
 """

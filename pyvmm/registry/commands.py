@@ -33,7 +33,7 @@ def ps(args: Arguments) -> int:
     if args.json:
         print(json.dumps([one.asdict() | {"state": one.state} for one in machines], indent=2))
     else:
-        columns = ("NAME", "PID", "STATE", "CPUS", "MEMORY", "SINCE", "SOCKETS")
+        columns = ("NAME", "ID", "STATE", "CPUS", "MEMORY", "SINCE", "SOCKETS")
         print(Table(columns, [_row(one) for one in machines]))
     return 0
 
@@ -43,7 +43,7 @@ def _row(one: RunningMachine) -> Sequence[str | int]:
     since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(one.started))
     sockets = " ".join(f"{name}={where}" for name, where in one.sockets.items())
     memory = f"{one.memory // unit}{letter}"
-    return one.name, one.pid, one.state, one.cpus, memory, since, printable(sockets)
+    return one.name, one.id, one.state, one.cpus, memory, since, printable(sockets)
 
 
 def stop(args: Arguments) -> int:

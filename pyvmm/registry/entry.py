@@ -1,4 +1,4 @@
-"""This process's machine in the directory of those that run.
+"""This process's machines in the directory of those that run.
 
 It is written on the way of every start, so it imports nothing that it can do without: `socket` and
 `json` would cost it 20 times what it does.
@@ -9,18 +9,19 @@ from __future__ import annotations
 import _socket
 import os
 import time
-from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 
 from pyvmm.errors import HostError
-from pyvmm.machine import Machine
 from pyvmm.typed import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pyvmm.machine import Machine
     from pyvmm.registry.services import Services
 
 BACKLOG = 16  # clients that may wait to be accepted
 OTHERS = 0o077  # the mode bits of everybody but the owner
+
+_ids: set[str] = set()  # of the entries that this process has
 
 
 def directory() -> str:
@@ -60,30 +61,28 @@ def open_directory(path: str, *, make: bool = False) -> int:
     return fd
 
 
-def socket_path(directory: int, pid: int) -> str:
+def socket_path(directory: int, id: str) -> str:
     """A path to a machine's control socket that is never too long for one (unix(7), sun_path)."""
-    return f"/proc/self/fd/{directory}/{pid}.sock"
+    return f"/proc/self/fd/{directory}/{id}.sock"
 
 
 class Entry:
-    """The entry of one open machine, from its making to `close`. The loop's thread.
+    """The entry of one open machine, from its making to `close`. The loop's thread."""
 
-    `fronts` are the front ends that its options opened, by name, each with where it listens.
-    """
-
-    def __init__(self, machine: Machine, fronts: Mapping[str, str]) -> None:
+    def __init__(self, machine: Machine) -> None:
         """Register it. Raises HostError; nothing is left then."""
         self._machine = machine
         self._services: Services | None = None
-        self._pid = os.getpid()
         path = directory()
         with ExitStack() as stack:
+            self._id = _take_id()
+            stack.callback(_ids.discard, self._id)
             self._directory = open_directory(path, make=True)
             stack.callback(os.close, self._directory)
             try:
                 # The socket first: whoever finds the file may connect.
                 self._listen(stack)
-                self._write(json_text(describe(machine, fronts)))
+                self._write(json_text(describe(machine, self._id)))
             except OSError as error:
                 raise HostError(f"{path} cannot be written: {error.strerror}") from error
             stack.callback(self._remove, "json")
@@ -100,13 +99,13 @@ class Entry:
             _socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_NONBLOCK | _socket.SOCK_CLOEXEC
         )
         stack.callback(self._stop_serving)
-        self._listener.bind(socket_path(self._directory, self._pid))
+        self._listener.bind(socket_path(self._directory, self._id))
         stack.callback(self._remove, "sock")
-        os.chmod(f"{self._pid}.sock", 0o600, dir_fd=self._directory)
+        os.chmod(f"{self._id}.sock", 0o600, dir_fd=self._directory)
         self._listener.listen(BACKLOG)
 
     def _write(self, text: str) -> None:
-        new = f".{self._pid}"
+        new = f".{self._id}"
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
         fd = os.open(new, flags, 0o600, dir_fd=self._directory)
         try:
@@ -114,11 +113,11 @@ class Entry:
         finally:
             os.close(fd)
         here = self._directory
-        os.rename(new, f"{self._pid}.json", src_dir_fd=here, dst_dir_fd=here)
+        os.rename(new, f"{self._id}.json", src_dir_fd=here, dst_dir_fd=here)
 
     def _remove(self, kind: str) -> None:
         with suppress(FileNotFoundError):
-            os.unlink(f"{self._pid}.{kind}", dir_fd=self._directory)
+            os.unlink(f"{self._id}.{kind}", dir_fd=self._directory)
 
     def _serve(self) -> None:
         """Somebody has connected for the first time: from now on this is for the services."""
@@ -135,23 +134,36 @@ class Entry:
             self._listener.close()
 
 
-def describe(machine: Machine, fronts: Mapping[str, str]) -> dict[str, object]:
+def _take_id() -> str:
+    """The number of the process; with another after it, from 2 on, where it has more machines."""
+    pid = id = str(os.getpid())
+    number = 1
+    while id in _ids:
+        number += 1
+        id = f"{pid}.{number}"
+    _ids.add(id)
+    return id
+
+
+def describe(machine: Machine, id: str) -> dict[str, object]:
     """What others learn of a machine without asking it; the fields of machines.RunningMachine."""
     config = machine.config
     kernel = None if config.boot is None else os.path.abspath(os.fspath(config.boot.kernel))
     return {
         "name": config.name,
+        "id": id,
         "pid": os.getpid(),
+        "own_process": machine.own_process,
         "started": time.time(),
         "kernel": kernel,
         "memory": config.memory_size,
         "cpus": config.cpus,
-        "sockets": {**fronts, **{name: line.where for name, line in machine.lines.items()}},
+        "sockets": {**machine.fronts, **{name: line.where for name, line in machine.lines.items()}},
     }
 
 
 def json_text(value: object) -> str:
-    """JSON of dicts, strings, numbers and None; whatever is in a string, it is ASCII."""
+    """JSON of dicts, strings, numbers, booleans and None; it is ASCII, whatever a string has."""
     if isinstance(value, dict):
         pairs = (f"{json_text(key)}: {json_text(one)}" for key, one in value.items())
         return f"{{{', '.join(pairs)}}}"
@@ -162,4 +174,4 @@ def json_text(value: object) -> str:
             for unit in units
         )
         return f'"{"".join(plain)}"'
-    return "null" if value is None else repr(value)
+    return "null" if value is None else repr(value).lower()

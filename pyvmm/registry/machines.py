@@ -27,12 +27,15 @@ POWER_OFF_SECONDS = 10.0  # what a guest has to power itself off, unless it is s
 class RunningMachine(Value):
     """A machine of some process of this user: what it was when it registered. Any thread.
 
+    `id` is no other's; `own_process` says that the process is there for it alone, and ends with it.
     `started` is in seconds since 1970, `memory` in bytes; `kernel` is a path, None for the built-in
     guest. `sockets` are its front ends and lines by name, each with where it is.
     """
 
     name: str
+    id: str
     pid: int
+    own_process: bool
     started: float
     kernel: str | None
     memory: int
@@ -40,7 +43,7 @@ class RunningMachine(Value):
     sockets: Mapping[str, str]
 
     def __str__(self) -> str:
-        return f"{self.name} ({self.pid})"
+        return f"{self.name} ({self.id})"
 
     def connect(self, request: str) -> socket.socket:
         """A socket to a service of services.SERVICES, which has accepted; the caller closes it.
@@ -49,7 +52,7 @@ class RunningMachine(Value):
         """
         try:
             with _open_directory() as directory:
-                client = _connected(entry.socket_path(directory, self.pid))
+                client = _connected(entry.socket_path(directory, self.id))
             try:
                 client.sendall(f"{request}\n".encode())
                 said = read_line(client)
@@ -89,10 +92,11 @@ class RunningMachine(Value):
         return families
 
     def stop(self, timeout: float = POWER_OFF_SECONDS) -> str:
-        """Press the power button, and end it after `timeout` seconds; wait until it has gone.
+        """Press the power button, and end it after `timeout` seconds; wait for its end.
 
-        With 0 it ends at once. Returns how it ended, the name of a class of pyvmm.ends: `Quit` if
-        it had to be ended, `unknown` if it did not tell. Raises HostError.
+        With 0 it ends at once. A process of its own has gone afterwards, too. Returns how it ended,
+        the name of a class of pyvmm.ends: `Quit` if it had to be ended, `unknown` if it did not
+        tell. Raises HostError.
         """
         process = self._process()
         try:
@@ -101,7 +105,8 @@ class RunningMachine(Value):
                     end = str(_read_answer(client))
                 except (OSError, ValueError):
                     end = "unknown"
-            select.select([process], [], [])
+            if self.own_process:
+                select.select([process], [], [])
         finally:
             os.close(process)
         return end
@@ -114,7 +119,7 @@ class RunningMachine(Value):
 
 
 def running() -> list[RunningMachine]:
-    """The machines of this user's `pyvmm run`, the oldest first. Any thread.
+    """The machines of all processes of this user, the oldest first. Any thread.
 
     What a process that was killed has left behind is removed. Raises HostError for a directory
     that is another user's.
@@ -128,14 +133,14 @@ def running() -> list[RunningMachine]:
 
 
 def find(text: str) -> RunningMachine:
-    """The machine of that name or process number. Raises UsageError unless there is just one."""
+    """The machine of that name or id. Raises UsageError unless there is just one."""
     machines = running()
-    matching = [one for one in machines if text in (one.name, str(one.pid))]
+    matching = [one for one in machines if text in (one.name, one.id)]
     if len(matching) == 1:
         return matching[0]
     if matching:
-        pids = " or ".join(str(one.pid) for one in matching)
-        raise UsageError(f"There are {len(matching)} machines {text!r}; say which: {pids}")
+        ids = " or ".join(one.id for one in matching)
+        raise UsageError(f"There are {len(matching)} machines {text!r}; say which: {ids}")
     if not machines:
         raise UsageError(f"There is no machine {text!r}; none is running")
     import difflib  # which takes as long as all else here
@@ -181,7 +186,7 @@ def _open_directory() -> Iterator[int]:
 def _living(directory: int, name: str) -> RunningMachine | None:
     """The machine whose entry the file `name` is; it is removed if its process has gone."""
     if not name.endswith(".json"):
-        pid = name.removesuffix(".sock").removeprefix(".")
+        pid = name.removeprefix(".").partition(".")[0]
         if not os.path.exists(f"/proc/{pid}"):  # killed before it had an entry, or after
             _remove(directory, name)
         return None
@@ -189,7 +194,7 @@ def _living(directory: int, name: str) -> RunningMachine | None:
         with os.fdopen(os.open(name, FLAGS, dir_fd=directory), "rb") as file:
             fields = json.loads(file.read(ENTRY_MAX))
         machine = RunningMachine(**fields)
-        _connected(entry.socket_path(directory, machine.pid)).close()
+        _connected(entry.socket_path(directory, machine.id)).close()
         return machine
     except (ConnectionRefusedError, FileNotFoundError):
         _remove(directory, name)

@@ -18,6 +18,8 @@ from pyvmm.errors import HostError
 from pyvmm.registry.protocol import read_line
 
 PROMPT = b"> "
+# Register before the first output.
+AT_ONCE = "from pyvmm import lifecycle; lifecycle.REGISTER_SECONDS = -1"
 
 
 @pytest.fixture(autouse=True)
@@ -94,7 +96,7 @@ def test_it_outlives_a_restart_of_its_guest() -> None:
 def test_a_table_of_two_machines_of_one_name_tells_them_apart() -> None:
     with guest("--name", "web") as one, guest("--name", "web") as two:
         lines = pyvmm("ps").stdout.decode().splitlines()
-        assert lines[0].split() == ["NAME", "PID", "STATE", "CPUS", "MEMORY", "SINCE", "SOCKETS"]
+        assert lines[0].split() == ["NAME", "ID", "STATE", "CPUS", "MEMORY", "SINCE", "SOCKETS"]
         pids = [str(run.process.pid) for run in (one, two)]
         assert [line.split()[:5] for line in lines[1:]] == [
             ["web", pid, "running", "1", "16M"] for pid in pids
@@ -137,8 +139,7 @@ def test_a_machine_runs_all_the_same_where_it_cannot_register(
     directory: Path, verbose: bool
 ) -> None:
     directory.touch()
-    python = "cli.REGISTER_SECONDS = -1"  # before its first output
-    with Running("--memory", "16M", *["-v"] * verbose, python=python) as run:
+    with Running("--memory", "16M", *["-v"] * verbose, python=AT_ONCE) as run:
         run.expect(PROMPT)
         run.write(b"poweroff\r")
         assert run.wait() == 0
@@ -151,7 +152,7 @@ def test_a_machine_runs_where_its_runtime_directory_is_missing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("XDG_RUNTIME_DIR", "/nowhere")
-    with Running("--memory", "16M", python="cli.REGISTER_SECONDS = -1") as run:
+    with Running("--memory", "16M", python=AT_ONCE) as run:
         run.expect(PROMPT)
         run.write(b"exit 7\r")
         assert run.wait() == 15
@@ -218,12 +219,13 @@ def test_an_impossible_timeout_is_refused_and_the_guest_goes_on(timeout: str) ->
 
 def test_the_machine_has_gone_once_stop_returns() -> None:
     with guest() as run:
-        assert found(run).stop(0) == "Quit"
+        one = found(run)
+        assert one.stop(0) == "Quit"
         assert running() == []
         ended = os.WEXITED | os.WNOHANG | os.WNOWAIT
         assert os.waitid(os.P_PID, run.process.pid, ended) is not None
         with pytest.raises(HostError, match="has ended"):
-            RunningMachine("web", run.process.pid, 0.0, None, 0, 1, {}).connect("stat")
+            one.connect("stat")
 
 
 # ---- console ----

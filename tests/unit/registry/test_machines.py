@@ -16,7 +16,14 @@ from pyvmm.registry import machines, protocol
 from pyvmm.registry.machines import RunningMachine, find, running
 from pyvmm.registry.protocol import LINE_MAX, read_line
 
-FIELDS = {"started": 1.0, "kernel": None, "memory": 1 << 20, "cpus": 1, "sockets": {}}
+FIELDS = {
+    "own_process": True,
+    "started": 1.0,
+    "kernel": None,
+    "memory": 1 << 20,
+    "cpus": 1,
+    "sockets": {},
+}
 NO_PID = (1 << 22) + 1  # beyond the largest that Linux gives
 
 
@@ -36,7 +43,9 @@ class FakeMachine:
         self.listener.bind(str(directory / f"{pid}.sock"))
         self.listener.listen()
         self.requests: list[str] = []
-        (directory / f"{pid}.json").write_text(json.dumps({"name": name, "pid": pid, **FIELDS}))
+        (directory / f"{pid}.json").write_text(
+            json.dumps({"name": name, "id": str(pid), "pid": pid, **FIELDS})
+        )
         if said is not None:
             start_thread("fake", self._serve, said)
 
@@ -65,7 +74,7 @@ def test_without_a_directory_nothing_runs(directory: Path) -> None:
 
 @pytest.mark.parametrize("text", ["web", "1"])
 def test_a_machine_is_found_by_its_name_and_its_process(two: None, text: str) -> None:
-    assert find(text) == RunningMachine("web", 1, **FIELDS)
+    assert find(text) == RunningMachine("web", "1", 1, **FIELDS)
 
 
 def test_a_machine_that_is_not_there_has_a_neighbour(two: None) -> None:
@@ -108,10 +117,10 @@ def test_an_entry_whose_number_another_process_has_is_no_machine(directory: Path
 
 
 def test_what_was_left_half_made_is_removed_once_its_process_has_gone(directory: Path) -> None:
-    for name in (f".{NO_PID}", f"{NO_PID}.sock", f"{os.getpid()}.sock"):
+    for name in (f".{NO_PID}", f"{NO_PID}.sock", f"{NO_PID}.2.sock", f"{os.getpid()}.2.sock"):
         (directory / name).touch()
     assert running() == []
-    assert os.listdir(directory) == [f"{os.getpid()}.sock"]
+    assert os.listdir(directory) == [f"{os.getpid()}.2.sock"]
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"name": 1}', "\0", "9" * 100])

@@ -14,7 +14,11 @@ from pyvmm.errors import HostError
 from pyvmm.registry.entry import directory, json_text, open_directory, socket_path
 
 JSON = st.recursive(
-    st.none() | st.text() | st.integers() | st.floats(allow_nan=False, allow_infinity=False),
+    st.none()
+    | st.booleans()
+    | st.text()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False),
     lambda inner: st.dictionaries(st.text(), inner, max_size=4),
     max_leaves=8,
 )
@@ -104,6 +108,6 @@ def test_no_directory_is_too_deep_for_a_socket(tmp_path: Path) -> None:
     deep.chmod(0o700)
     fd = open_directory(str(deep))
     with socket.socket(socket.AF_UNIX) as one:
-        one.bind(socket_path(fd, 4194304))
+        one.bind(socket_path(fd, "4194304.10"))
     os.close(fd)
-    assert (deep / "4194304.sock").is_socket()
+    assert (deep / "4194304.10.sock").is_socket()
