@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -11,11 +12,7 @@ from pyvmm.backends.sockets import listen, stop_listening
 from pyvmm.errors import HostError, UsageError
 from pyvmm.log import Log
 from pyvmm.loop import Loop, start_thread
-from pyvmm.typed import TYPE_CHECKING
 from pyvmm.value import Value
-
-if TYPE_CHECKING:
-    import threading
 
 log = Log(__name__)
 
@@ -76,6 +73,7 @@ class Server:
         self._endpoint = endpoint
         self._serve = serve
         self._clients: dict[socket.socket, threading.Thread] = {}
+        self._lock = threading.Lock()  # of clients and listener: none may come in while we close
         self._listener = listener or _listen(endpoint)
         self._inode = os.stat(endpoint.path).st_ino if endpoint.path else 0
         loop.watch(self._listener.fileno(), self._accept)
@@ -85,12 +83,13 @@ class Server:
 
         Not on the thread of one.
         """
-        self._loop.unwatch(self._listener.fileno())
-        if self._endpoint.path:
-            stop_listening(self._listener, self._endpoint.path, self._inode)
-        else:
-            self._listener.close()
-        clients = dict(self._clients)
+        with self._lock:
+            self._loop.unwatch(self._listener.fileno())
+            if self._endpoint.path:
+                stop_listening(self._listener, self._endpoint.path, self._inode)
+            else:
+                self._listener.close()
+            clients = dict(self._clients)
         for client in clients:
             _shut(client, socket.SHUT_RD)
         deadline = self._loop.now() + LAST_WORDS
@@ -100,10 +99,14 @@ class Server:
             thread.join()
 
     def _accept(self) -> None:
-        try:
-            client, _ = self._listener.accept()
-        except OSError:  # it has gone again
-            return
+        with self._lock:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:  # it has gone again, or we are closed
+                return
+            self._begin(client)
+
+    def _begin(self, client: socket.socket) -> None:
         if len(self._clients) == CLIENTS_MAX:
             log.warning("%s: there are %d clients already", self._name, CLIENTS_MAX)
             client.close()
@@ -124,7 +127,8 @@ class Server:
             log.exception("A mistake in the code of %s", self._name)
         finally:
             client.close()
-            self._loop.call_soon(lambda: self._clients.pop(client, None))
+            with self._lock:
+                self._clients.pop(client, None)
 
 
 def _shut(client: socket.socket, how: int) -> None:
