@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import os
 import socket
+import struct
 import sys
 from collections.abc import Iterator
 from hashlib import sha256
 
 MIB = 1 << 20
-STAMP = 8  # bytes
-# Who receives speaks first: after some seconds Debian 12's passt resets a guest's connection on
-# which nothing comes back.
+NUMBER = struct.Struct("<Q")
+# Who receives speaks first, and ends the connection, for the sake of Debian 12's passt: it resets a
+# guest's connection on which nothing comes back, and once it has sent something twice it may not
+# tell the guest of the end.
 GREETING = b"!"
 
 
@@ -31,14 +33,17 @@ def connect(address: str, port: int) -> socket.socket:
 
 
 def sent(connection: socket.socket, mib: int) -> Iterator[memoryview]:
-    """Send random data, each MiB of which begins with its number; give it in pieces."""
+    """Send how much comes, and random data, each MiB of which begins with its number.
+
+    Give the data in pieces.
+    """
     block = memoryview(bytearray(os.urandom(MIB)))
     connection.recv(len(GREETING))
+    connection.sendall(NUMBER.pack(mib * MIB))
     for number in range(mib):
-        block[:STAMP] = number.to_bytes(STAMP, "little")
+        NUMBER.pack_into(block, 0, number)
         connection.sendall(block)
         yield block
-    connection.shutdown(socket.SHUT_WR)
     connection.recv(1)  # its end: all has arrived
 
 
@@ -46,7 +51,9 @@ def received(connection: socket.socket) -> Iterator[memoryview]:
     """What comes, in pieces."""
     block = memoryview(bytearray(MIB))
     connection.sendall(GREETING)
-    while length := connection.recv_into(block):
+    (left,) = NUMBER.unpack(connection.recv(NUMBER.size, socket.MSG_WAITALL))
+    while left and (length := connection.recv_into(block, min(left, MIB))):
+        left -= length
         yield block[:length]
 
 

@@ -150,7 +150,6 @@ class BackEnd:
     address: str = ""  # by DHCP if there is none
     around: Callable[[NestedHost], AbstractContextManager[None]] = lambda host: nullcontext()
     mib: int = 512  # that the tests send, and receive
-    mib_after_reset: int = 4  # the same
     env: Mapping[str, str] = field(default_factory=dict)
 
     def configure(self, guest: Process) -> None:
@@ -175,10 +174,7 @@ BACK_ENDS = {
         tap("off"), BRIDGE_ADDRESS, "10.9.0.2/24", bridge, mib=64, env={"PYVMM_NO_FASTPATH": "1"}
     ),
     # In small frames, which take long. test_the_link_follows_the_peer sends a GiB in large ones.
-    # That it has a lease again must do after a reset: see docs/networks.md.
-    "passt": BackEnd(
-        "stream,path=/tmp/passt.sock", OUTSIDE_ROUTER, around=passt, mib=16, mib_after_reset=0
-    ),
+    "passt": BackEnd("stream,path=/tmp/passt.sock", OUTSIDE_ROUTER, around=passt, mib=16),
 }
 
 
