@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import _socket
 import os
+import threading
 import time
 from contextlib import ExitStack, suppress
 
@@ -22,6 +23,7 @@ BACKLOG = 16  # clients that may wait to be accepted
 OTHERS = 0o077  # the mode bits of everybody but the owner
 
 _ids: set[str] = set()  # of the entries that this process has
+_ids_lock = threading.Lock()  # each machine has a loop, and a thread for it
 
 
 def directory() -> str:
@@ -138,10 +140,11 @@ def _take_id() -> str:
     """The number of the process; with another after it, from 2 on, where it has more machines."""
     pid = id = str(os.getpid())
     number = 1
-    while id in _ids:
-        number += 1
-        id = f"{pid}.{number}"
-    _ids.add(id)
+    with _ids_lock:
+        while id in _ids:
+            number += 1
+            id = f"{pid}.{number}"
+        _ids.add(id)
     return id
 
 
