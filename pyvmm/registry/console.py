@@ -55,7 +55,7 @@ class SharedLine:
             self._consoles = [one for one in self._consoles if one is not console]
 
     def close(self) -> None:
-        """Let all consoles go, once they have the last output. When the loop has stopped."""
+        """Let all consoles go, once they have the last output. When the guest has ended."""
         deadline = time.monotonic() + LAST_SECONDS
         for console in self._consoles:
             console.finish(deadline)
@@ -104,7 +104,7 @@ class Attached(Stream):
         self._sink = None
 
     def finish(self, deadline: float) -> None:
-        """Let it go once it has all output, or it is `deadline`. When the loop has stopped."""
+        """Let it go once it has all output, or it is `deadline`. When the guest has ended."""
         with self._lock:
             while (
                 self._output

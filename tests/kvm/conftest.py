@@ -144,6 +144,14 @@ def signals_as_on_a_terminal() -> None:
 
 
 @pytest.fixture
+def directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Where the machines of this test alone register."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    tmp_path.chmod(0o700)
+    return tmp_path / "pyvmm"
+
+
+@pytest.fixture
 def listener(tmp_path: Path) -> str:
     """A Multiboot image (specification 0.6.96 §3.1) that powers off when the button is pressed."""
     magic, flags, load, header = 0x1BADB002, 1 << 16, 0x10_0000, 32

@@ -17,17 +17,11 @@ from pyvmm import RunningMachine, running
 from pyvmm.errors import HostError
 from pyvmm.registry.protocol import read_line
 
+pytestmark = pytest.mark.usefixtures("directory")
+
 PROMPT = b"> "
 # Register before the first output.
 AT_ONCE = "from pyvmm import lifecycle; lifecycle.REGISTER_SECONDS = -1"
-
-
-@pytest.fixture(autouse=True)
-def directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """The runtime directory of this test alone."""
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    tmp_path.chmod(0o700)
-    return tmp_path / "pyvmm"
 
 
 def guest(*args: str, python: str = "") -> Running:

@@ -13,15 +13,9 @@ from command import PATIENCE, pyvmm
 from pyvmm import Machine, RunningMachine, running
 from pyvmm.ends import PoweredOff, Quit
 
+pytestmark = pytest.mark.usefixtures("directory")
+
 PROMPT = b"> "
-
-
-@pytest.fixture(autouse=True)
-def directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """The runtime directory of this test alone."""
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    tmp_path.chmod(0o700)
-    return tmp_path / "pyvmm"
 
 
 def registered(count: int) -> list[RunningMachine]:
